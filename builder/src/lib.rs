@@ -1,1 +1,29 @@
-//! Being built.
+//! The build engine, a library.
+//!
+//! ```text
+//! BuildRequest ─ plan ─▶ Graph ─ solve ─▶ chains of layers ─ export ─▶ BuildResult
+//! ```
+//!
+//! The engine never touches the terminal, the user's directories or credentials itself. Five
+//! traits stand between: [`seam::Contexts`] (where context files come from),
+//! [`kiln_registry_client::Credentials`], [`seam::Secrets`], [`seam::Results`] (where results
+//! go) and [`progress::Progress`].
+
+mod engine;
+mod error;
+mod export;
+mod images;
+mod layers;
+mod op;
+mod plan;
+pub mod progress;
+mod request;
+pub mod seam;
+mod solver;
+mod source;
+mod step;
+
+pub use engine::{Client, Engine, EngineOptions};
+pub use error::{BuildError, Kind};
+pub use images::{ImageDetails, ImageSummary, PruneOptions, Pruned};
+pub use request::{BuildFile, BuildRequest, BuildResult, BuiltImage, Compression, Destination, Output};

@@ -7,5 +7,8 @@
 //!                               Lowered: a graph with image config, or what is still needed
 //! ```
 
+pub mod check;
+pub mod dockerfile;
+pub mod dockerignore;
 pub mod graph;
 pub mod lower;

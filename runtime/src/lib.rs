@@ -1,1 +1,43 @@
-//! Being built.
+//! One sandboxed command: root mount, namespaces, users, rights, and a clean end.
+//!
+//! ```text
+//! engine (threads)            helper (fresh process)          command
+//! run(program, spec, …)
+//!   spawn the sealed copy ──▶ init::main()
+//!   send the plan over a      fork into a new pid namespace ─▶ mounts, pivot_root, rights
+//!   socket                    wait for it; TERM and KILL       execve: pid 1 of its namespace
+//!   read stdout, stderr  ◀──────────────────────────────────── its own two pipes
+//!   and the report       ◀──  how it ended
+//! ```
+//!
+//! The process that has threads never forks: it spawns a [`Program`], a sealed copy in memory of a program that calls
+//! [`init::main`] when its first argument is [`init::ARGUMENT`]. The helper ends the command when the socket closes, so a
+//! killed engine leaves nothing behind; all mounts live in the command's own mount namespace and end with it.
+//!
+//! Contracts: a [`Root`] names directories that belong to this run alone (`upper`, `work`) and layers that nobody changes
+//! meanwhile (`lowers`). Everything in them is hostile: paths are only ever resolved component by component or by the kernel
+//! inside that root. This is the only crate with `unsafe`, all of it in `sys`.
+//!
+//! Known limits: device nodes that a command makes can be kept in a layer but not be opened, because without a device
+//! cgroup the root and all mounts are `nodev` (insecure mode excepted).
+
+mod cancel;
+mod error;
+mod hosts;
+pub mod init;
+mod interrupt;
+mod program;
+mod resolv;
+mod run;
+pub mod seccomp;
+mod spec;
+mod stub;
+mod sys;
+mod wire;
+
+pub use cancel::Cancel;
+pub use error::{RunError, SetupError};
+pub use interrupt::on_interrupt;
+pub use program::Program;
+pub use run::{Outcome, Stream, run};
+pub use spec::{Limit, Mount, MountKind, Network, Rlimit, Root, SecretBytes, Security, Spec};

@@ -9,11 +9,13 @@
 //! (name, source lines, stage) is in [`Vertex`] beside it.
 
 mod encode;
-mod print;
+pub mod print;
 
 use std::ops::Range;
 
 use kiln_oci::{Digest, Platform};
+
+pub use encode::{content_op_digest, op_digest, vertex_digests};
 
 /// What is to be made.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -3,11 +3,38 @@
 //! Lowering is pure and resumable: where it needs a fact from outside, it says so in
 //! [`Lowered::Needs`]; the caller finds out, adds the fact to [`Facts`] and asks again.
 
+mod arguments;
+mod assembly;
+mod context;
+mod copy;
+mod environment;
+mod epoch;
+mod history;
+mod mounts;
+mod name;
+mod onbuild;
+mod origin;
+mod owner;
+pub(crate) mod path;
+mod ports;
+mod prepare;
+mod reach;
+mod remote;
+mod run;
+mod stage;
+mod stages;
+mod workdir;
+
 use std::collections::BTreeMap;
 
 use kiln_oci::{Digest, ImageConfig, Platform};
 
+use crate::check::{self, Reporter};
+use crate::dockerfile::{Diagnostic, File};
+use crate::dockerignore::Patterns;
 use crate::graph::{Edge, Graph};
+use assembly::Assembly;
+use prepare::{Preparation, Prepared};
 
 /// What the user asked for.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +68,21 @@ pub struct Request {
     pub ulimits: Vec<String>,
     /// The name of the build file, for messages.
     pub filename: String,
+    /// The parent of the cgroups of commands; empty for none.
+    pub cgroup_parent: String,
+    /// The ignore file of the context, for the check of what COPY names.
+    pub ignore: Option<Patterns>,
+    /// What the parser said about the file: some of it counts as found by the checks.
+    pub parsed: Vec<Diagnostic>,
+    /// Only check the file: without a target, every stage is looked at.
+    pub check: bool,
+}
+
+impl Request {
+    /// Returns the platform to build for.
+    pub fn target_platform(&self) -> Platform {
+        self.platform.as_ref().unwrap_or(&self.build_platform).normalized()
+    }
 }
 
 /// An image that lowering asks about.
@@ -106,4 +148,84 @@ pub struct Plan {
     pub base_history: usize,
     /// For each new history entry that makes a layer, in order, the edge that made it.
     pub layer_edges: Vec<Option<Edge>>,
+    /// What the build checks found, in order.
+    pub warnings: Vec<Diagnostic>,
+    /// SOURCE_DATE_EPOCH, in seconds, when it is given.
+    pub epoch: Option<i64>,
+    /// The platform of the result.
+    pub platform: Platform,
 }
+
+/// Works out what is to be made.
+///
+/// # Errors
+/// What is wrong with the file or the request: warnings first, then at least one error.
+pub fn lower(file: &File, request: &Request, facts: &Facts) -> Result<Lowered, Vec<Diagnostic>> {
+    let argument = request.build_args.get("BUILDKIT_DOCKERFILE_CHECK").map(String::as_str);
+    let options =
+        check::Options::of(file, argument).map_err(|message| vec![stages::error("invalid-check-options", message)])?;
+    let mut reporter = Reporter::new(options);
+    check::file(file, &request.parsed, &mut reporter);
+    let lowered = prepare::prepare(file, request, facts, &mut reporter).and_then(|preparation| match preparation {
+        Preparation::Needs(needs) => Ok(Lowered::Needs(needs)),
+        Preparation::Ready(prepared) => plan(&prepared, &mut reporter).map(|plan| Lowered::Done(Box::new(plan))),
+    });
+    match lowered {
+        Ok(Lowered::Done(plan)) => Ok(Lowered::Done(Box::new(Plan { warnings: reporter.into_warnings(), ..*plan }))),
+        Ok(Lowered::Needs(needs)) => Ok(Lowered::Needs(needs)),
+        Err(errors) => {
+            let mut all = reporter.into_warnings();
+            all.extend(errors);
+            Err(all)
+        }
+    }
+}
+
+fn plan(prepared: &Prepared<'_>, reporter: &mut Reporter) -> Result<Plan, Vec<Diagnostic>> {
+    let mut assembly = Assembly::default();
+    let mut states = stage::work_through(prepared, &mut assembly, reporter)?;
+    if let Some(found) = reporter.verdict() {
+        return Err(vec![found]);
+    }
+    let Some(mut state) = states.get_mut(prepared.target).and_then(Option::take) else {
+        return Err(vec![stages::error("missing-target", "the target stage has not been made")]);
+    };
+    let root = assembly.edge(&state.tree, ["/"]);
+    let request = &prepared.request;
+    state.config.config.labels.extend(request.labels.clone());
+    set_platform(&mut state.config, request);
+    Ok(Plan {
+        graph: assembly.finish(),
+        root,
+        platform: state.config.platform.clone(),
+        config: state.config,
+        base_history: state.base_history,
+        layer_edges: state.layer_edges,
+        warnings: Vec::new(),
+        epoch: prepared.epoch,
+    })
+}
+
+/// Writes the platform that was asked for into the config; what was not asked for stays the base's.
+fn set_platform(config: &mut ImageConfig, request: &Request) {
+    if let Some(wanted) = &request.platform {
+        let wanted = wanted.normalized();
+        let platform = &mut config.platform;
+        let is_other = platform.os != wanted.os || platform.architecture != wanted.architecture;
+        if !wanted.variant.is_empty() || is_other {
+            platform.variant = wanted.variant;
+        }
+        if !wanted.os_version.is_empty() || is_other {
+            platform.os_version = wanted.os_version;
+        }
+        if !wanted.os_features.is_empty() || is_other {
+            platform.os_features = wanted.os_features;
+        }
+        platform.os = wanted.os;
+        platform.architecture = wanted.architecture;
+    }
+    config.platform = config.platform.normalized();
+}
+
+#[cfg(test)]
+mod tests;

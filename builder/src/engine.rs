@@ -1,0 +1,363 @@
+//! The engine: one store, and everything that can be done with it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use kiln_cache::Store;
+use kiln_frontend::lower::Plan;
+use kiln_oci::{Digest, Platform};
+use kiln_registry_client::{Client as Registry, Credentials, Options};
+use kiln_runtime::{Cancel, Program};
+
+use crate::error::{BuildError, Kind, chain};
+use crate::export::archive::{self, Archive, DirectorySink, TarSink, write_failed};
+use crate::export::image::{self, Image};
+use crate::export::{files, push};
+use crate::layers::Layers;
+use crate::op::content::Contents;
+use crate::plan::{self, Planned};
+use crate::progress::Progress;
+use crate::request::{BuildRequest, BuildResult, BuiltImage, Compression, Destination, Output};
+use crate::seam::{Contexts, Results, Secrets};
+use crate::solver::{Solution, Solver};
+use crate::source::image::{Images, environment};
+use crate::step::Steps;
+
+/// How to set up an [`Engine`].
+pub struct EngineOptions {
+    /// The state directory.
+    pub root: PathBuf,
+    /// The program that sets up sandboxes: the kiln binary itself.
+    pub sandbox_program: PathBuf,
+    /// Where registry credentials come from.
+    pub credentials: Arc<dyn Credentials>,
+    /// Registries to be spoken to without TLS, or without checking it.
+    pub insecure_registries: Vec<String>,
+}
+
+/// What the client lends to one build.
+pub struct Client<'a> {
+    /// Context files.
+    pub contexts: &'a dyn Contexts,
+    /// Secrets.
+    pub secrets: &'a dyn Secrets,
+    /// Where results go.
+    pub results: &'a dyn Results,
+    /// Who hears about it.
+    pub progress: Arc<dyn Progress>,
+    /// Stops everything. The engine uses it too, when a part fails and the rest must end: each
+    /// build needs one of its own.
+    pub cancel: Cancel,
+}
+
+/// One store and everything that can be done with it.
+pub struct Engine {
+    pub(crate) store: Store,
+    pub(crate) registry: Registry,
+    program: OnceLock<std::io::Result<Program>>,
+    program_path: PathBuf,
+}
+
+/// How often a build is tried again after something in the store turned out to be damaged.
+const MAX_RETRIES: usize = 3;
+
+impl Engine {
+    /// Opens, and makes if absent, the store. Nothing else is done before it is needed.
+    ///
+    /// # Errors
+    /// When the state directory cannot be used.
+    pub fn open(options: EngineOptions) -> Result<Self, BuildError> {
+        let store = Store::open(&options.root).map_err(|error| {
+            environment(&error).hint("set KILN_ROOT to a directory that you may write to")
+        })?;
+        let registry = Registry::new(Options {
+            credentials: options.credentials,
+            insecure: options.insecure_registries,
+            ..Options::default()
+        });
+        Ok(Self { store, registry, program: OnceLock::new(), program_path: options.sandbox_program })
+    }
+
+    /// Returns the store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Parses and lowers without building, for people who want to see the graph.
+    ///
+    /// # Errors
+    /// As [`Engine::build`], up to that point.
+    pub fn plan(&self, request: &BuildRequest, client: &Client) -> Result<Plan, BuildError> {
+        let work = self.work(client);
+        Ok(self.planned(request, &work)?.plan)
+    }
+
+    /// Builds.
+    ///
+    /// # Errors
+    /// When the build file has errors, a source is missing, a command fails, the machine or a
+    /// registry refuses something, or the client cancels. What was finished is kept.
+    pub fn build(&self, request: &BuildRequest, client: &Client) -> Result<BuildResult, BuildError> {
+        let _lock = self.store.lock_shared().map_err(|error| environment(&error))?;
+        let work = self.work(client);
+        let mut retries = 0;
+        loop {
+            let planned = self.planned(request, &work)?;
+            match self.build_planned(request, client, &work, planned) {
+                // The store has moved the damaged file aside: the step that made it runs again.
+                Err(error) if error.is_damage && retries < MAX_RETRIES && !client.cancel.is_cancelled() => {
+                    tracing::warn!(%error, "something in the store is damaged; building it again");
+                    work.layers.forget();
+                    retries += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    pub(crate) fn work(&self, client: &Client) -> Work {
+        let steps = Steps::new(client.progress.clone());
+        let registry = Arc::new(self.registry.with_cancel(client.cancel.flag()));
+        let layers =
+            Arc::new(Layers::new(self.store.clone(), registry.clone(), steps.clone(), client.cancel.clone()));
+        Work { steps, registry, layers }
+    }
+
+    fn planned(&self, request: &BuildRequest, work: &Work) -> Result<Planned, BuildError> {
+        let platform = match &request.platforms[..] {
+            [] => None,
+            [only] => Some(only),
+            _ => {
+                return Err(BuildError::input("kiln builds for one platform at a time")
+                    .hint("build once for each platform, with a name for each"));
+            }
+        };
+        let images = Images { store: &self.store, registry: &work.registry, pull: request.pull };
+        let load = work.steps.start(format!("[internal] load build definition from {}", request.build_file.name));
+        load.done();
+        let mut planned = plan::plan(request, platform, &images, &work.steps)?;
+        runnable(platform, &planned.plan)?;
+        planned.warnings.dedup();
+        Ok(planned)
+    }
+
+    fn build_planned(
+        &self,
+        request: &BuildRequest,
+        client: &Client,
+        work: &Work,
+        planned: Planned,
+    ) -> Result<BuildResult, BuildError> {
+        let compression = wanted_compression(request);
+        let epoch = planned.plan.epoch;
+        let solver = Solver {
+            store: &self.store,
+            layers: work.layers.clone(),
+            graph: &planned.plan.graph,
+            images: &planned.images,
+            client,
+            steps: work.steps.clone(),
+            program: &self.program,
+            program_path: &self.program_path,
+            jobs: request.jobs,
+            compression,
+        };
+        let solution = solver.solve(planned.plan.root)?;
+        let image = match compression {
+            Some(compression) => Some(self.make_image(request, work, &planned.plan, &solution, compression, epoch)?),
+            None => None,
+        };
+        let mut pushed = Vec::new();
+        for output in &request.outputs {
+            self.output(output, request, client, work, &planned.plan, &solution, image.as_ref(), &mut pushed)?;
+        }
+        if request.outputs.iter().any(|output| matches!(output, Output::Image { .. })) || request.outputs.is_empty() {
+            self.keep(request, work, image.as_ref(), !pushed.is_empty())?;
+        }
+        let steps = solution.solved.values().filter(|solved| solved.created.is_some());
+        Ok(BuildResult {
+            image: image.map(|image| BuiltImage {
+                descriptor: image.descriptor.clone(),
+                config: Some(image.config.digest),
+                size: image.size(),
+                names: request.names.iter().map(kiln_oci::Reference::familiar).collect(),
+                pushed,
+            }),
+            cached: steps.clone().filter(|solved| solved.is_cached).count(),
+            steps: steps.count(),
+            warnings: planned.warnings,
+        })
+    }
+
+    fn make_image(
+        &self,
+        request: &BuildRequest,
+        work: &Work,
+        plan: &Plan,
+        solution: &Solution,
+        compression: Compression,
+        epoch: Option<i64>,
+    ) -> Result<Image, BuildError> {
+        let step = work.steps.start("exporting to image");
+        let image = image::make(&self.store, &work.layers, plan, solution, compression, epoch);
+        if let Ok(image) = &image {
+            step.note(format!("exporting manifest {}", image.descriptor.digest));
+            step.note(format!("exporting config {}", image.config.digest));
+            for name in &request.names {
+                step.note(format!("naming to {name}"));
+            }
+        }
+        step.end(image)
+    }
+
+    /// Puts the image into the store under its names. Unless it was pushed, everything it needs
+    /// is made to be here: other tools can read it.
+    fn keep(&self, request: &BuildRequest, work: &Work, image: Option<&Image>, is_pushed: bool) -> Result<(), BuildError> {
+        let Some(image) = image else { return Ok(()) };
+        if !is_pushed {
+            let diff_ids: Vec<Digest> = image.layers.iter().map(|(diff_id, _)| *diff_id).collect();
+            work.layers.blobs(&diff_ids)?;
+        }
+        let names: Vec<String> = request.names.iter().map(kiln_oci::Reference::familiar).collect();
+        if !names.is_empty() {
+            self.store.tag(&names, &image.descriptor).map_err(|error| environment(&error))?;
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is a different part of one build")]
+    fn output(
+        &self,
+        output: &Output,
+        request: &BuildRequest,
+        client: &Client,
+        work: &Work,
+        plan: &Plan,
+        solution: &Solution,
+        image: Option<&Image>,
+        pushed: &mut Vec<String>,
+    ) -> Result<(), BuildError> {
+        let image = || image.ok_or_else(|| BuildError::bug("an output has no image"));
+        match output {
+            Output::Image { push: false, .. } => Ok(()),
+            Output::Image { push: true, .. } => {
+                if request.names.is_empty() {
+                    return Err(BuildError::input("tag is needed when pushing to registry").hint("add `-t NAME`"));
+                }
+                for name in &request.names {
+                    let step = work.steps.start(format!("pushing {name}"));
+                    let result = push::push(&work.registry, &self.store, &work.layers, image()?, name, &step);
+                    step.end(result)?;
+                    pushed.push(name.familiar());
+                }
+                Ok(())
+            }
+            Output::Oci { destination: Destination::File(path), tar: false, .. } => {
+                let step = work.steps.start("exporting to oci image format");
+                let archive = Archive { image: image()?, names: &request.names, with_docker: false };
+                let mut sink = DirectorySink { path: path.clone() };
+                step.end(archive::write(&archive, &self.store, &work.layers, &mut sink))
+            }
+            Output::Oci { destination, .. } | Output::Docker { destination, .. } => {
+                let with_docker = matches!(output, Output::Docker { .. });
+                let kind = if with_docker { "docker" } else { "oci" };
+                let step = work.steps.start(format!("exporting to {kind} image format"));
+                let archive = Archive { image: image()?, names: &request.names, with_docker };
+                let write = || -> Result<(), BuildError> {
+                    let stream = client.results.stream(destination).map_err(|error| write_failed(&error))?;
+                    let mut sink = TarSink::new(stream);
+                    archive::write(&archive, &self.store, &work.layers, &mut sink)?;
+                    let stream = sink.finish().map_err(|error| write_failed(&error))?;
+                    stream.finish().map_err(|error| write_failed(&error))
+                };
+                step.end(write())
+            }
+            Output::Tar { destination } => {
+                let step = work.steps.start("exporting to tarball");
+                let write = || -> Result<(), BuildError> {
+                    let (files, contents, _scratch) = self.result_files(work, plan, solution)?;
+                    let mut stream = client.results.stream(destination).map_err(|error| write_failed(&error))?;
+                    files::tar(&files, &contents, &mut stream).map_err(|error| write_failed(&error))?;
+                    stream.finish().map_err(|error| write_failed(&error))
+                };
+                step.end(write())
+            }
+            Output::Local { directory } => {
+                let exporting = work.steps.start("exporting to client directory");
+                let write = || -> Result<(), BuildError> {
+                    let (files, contents, _scratch) = self.result_files(work, plan, solution)?;
+                    let target = client.results.directory(directory).map_err(|error| write_failed(&error))?;
+                    let skipped =
+                        files::directory(&files, &contents, &target).map_err(|error| write_failed(&error))?;
+                    if !skipped.is_empty() {
+                        exporting.note(format!("not written, as they are no ordinary files: {}", skipped.join(", ")));
+                    }
+                    Ok(())
+                };
+                let result = write();
+                exporting.end(result)
+            }
+        }
+    }
+
+    fn result_files(
+        &self,
+        work: &Work,
+        plan: &Plan,
+        solution: &Solution,
+    ) -> Result<(Arc<crate::op::files::FileNode>, Contents, kiln_cache::Scratch), BuildError> {
+        let layers = solution.chain(plan.root);
+        work.layers.directories(&layers)?;
+        let scratch = self.store.scratch("export").map_err(|error| environment(&error))?;
+        let contents = Contents::new(work.layers.clone(), scratch.path().to_path_buf());
+        Ok((work.layers.files(&layers)?, contents, scratch))
+    }
+}
+
+/// What one use of the engine works with.
+pub(crate) struct Work {
+    pub(crate) steps: Steps,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) layers: Arc<Layers>,
+}
+
+/// The compression of new layers, if an output needs an image.
+fn wanted_compression(request: &BuildRequest) -> Option<Compression> {
+    if request.outputs.is_empty() {
+        return Some(Compression::Gzip);
+    }
+    request.outputs.iter().find_map(|output| match output {
+        Output::Image { compression, .. } | Output::Oci { compression, .. } | Output::Docker { compression, .. } => {
+            Some(*compression)
+        }
+        Output::Tar { .. } | Output::Local { .. } => None,
+    })
+}
+
+/// Commands can run for this machine only.
+fn runnable(platform: Option<&Platform>, plan: &Plan) -> Result<(), BuildError> {
+    let host = Platform::host();
+    let can_run = |wanted: &Platform| {
+        kiln_oci::PlatformMatcher::only(&host).rank(wanted).is_some() || wanted.normalized() == host.normalized()
+    };
+    let foreign = plan.graph.vertices.iter().find(|vertex| {
+        matches!(vertex.op, kiln_frontend::graph::Op::Exec(_))
+            && vertex.platform.as_ref().is_some_and(|platform| !can_run(platform))
+    });
+    match (foreign, platform) {
+        (Some(vertex), _) => {
+            let wanted = vertex.platform.as_ref().map(ToString::to_string).unwrap_or_default();
+            let mut error = BuildError::new(Kind::Input, format!("cannot run commands for {wanted} on {host}"))
+                .hint("kiln does not emulate other processors yet; use `FROM --platform=$BUILDPLATFORM` for the stages that run");
+            error.location.clone_from(&vertex.location);
+            error.step = Some(vertex.name.clone());
+            Err(error)
+        }
+        (None, _) => Ok(()),
+    }
+}
+
+/// Says that a document cannot be read.
+pub(crate) fn malformed(name: &str, error: &dyn std::error::Error) -> BuildError {
+    BuildError::environment(format!("{name}: {}", chain(error)))
+}

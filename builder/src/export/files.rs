@@ -1,0 +1,179 @@
+//! The files of a result: as a tar stream, or in a directory of the client.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use kiln_cache::layer::TarHeader;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps, mkdirat, openat, statat, symlinkat, unlinkat, utimensat};
+use rustix::io::Errno;
+
+use super::archive::TarSink;
+use crate::op::content::Contents;
+use crate::op::files::{FileKind, FileNode, Name, join};
+
+/// Writes a tree as a tar stream: everything but the root itself, in order.
+///
+/// # Errors
+/// When a file cannot be read or the stream not be written.
+pub fn tar(tree: &FileNode, contents: &Contents, output: impl Write) -> io::Result<()> {
+    let mut sink = TarSink::new(output);
+    let mut links = HashMap::new();
+    write_children(tree, contents, &mut Vec::new(), &mut links, &mut sink)?;
+    sink.finish()?;
+    Ok(())
+}
+
+fn write_children<W: Write>(
+    node: &FileNode,
+    contents: &Contents,
+    path: &mut Vec<Name>,
+    links: &mut HashMap<u64, Vec<u8>>,
+    sink: &mut TarSink<W>,
+) -> io::Result<()> {
+    for (name, child) in &node.children {
+        path.push(name.clone());
+        let mut joined = join(path);
+        let meta = &child.meta;
+        let first = child.link_group.and_then(|group| links.get(&group).cloned());
+        let kind = match meta.kind {
+            _ if first.is_some() => b'1',
+            FileKind::Regular => b'0',
+            FileKind::Symlink => b'2',
+            FileKind::Char => b'3',
+            FileKind::Block => b'4',
+            FileKind::Directory => b'5',
+            FileKind::Fifo => b'6',
+        };
+        if let (None, Some(group)) = (&first, child.link_group) {
+            links.insert(group, joined.clone());
+        }
+        if meta.kind == FileKind::Directory {
+            joined.push(b'/');
+        }
+        sink.header(&TarHeader {
+            name: &joined,
+            kind,
+            mode: meta.mode,
+            uid: meta.uid,
+            gid: meta.gid,
+            size: if kind == b'0' { meta.size } else { 0 },
+            mtime: meta.mtime.0,
+            link: first.as_deref().unwrap_or(&meta.target),
+            device: meta.device,
+            capability: meta.xattrs.get(&b"security.capability"[..]).map(Vec::as_slice),
+        })?;
+        if kind == b'0' {
+            sink.content(meta.size, &mut contents.read(&child.origin)?)?;
+        }
+        write_children(child, contents, path, links, sink)?;
+        path.pop();
+    }
+    Ok(())
+}
+
+/// Writes a tree into a directory: merges with what is there, replaces files and symlinks, never
+/// follows one. Owners are the caller's. Returns what was left out because it needs more rights.
+///
+/// # Errors
+/// When something cannot be read or written.
+pub fn directory(tree: &FileNode, contents: &Contents, target: &File) -> io::Result<Vec<String>> {
+    let mut writer = Directory { contents, links: HashMap::new(), top: target.try_clone()?.into(), skipped: Vec::new() };
+    let top = target.try_clone()?.into();
+    writer.children(tree, &top, &mut Vec::new())?;
+    Ok(writer.skipped)
+}
+
+struct Directory<'a> {
+    contents: &'a Contents,
+    links: HashMap<u64, Vec<u8>>,
+    top: OwnedFd,
+    skipped: Vec<String>,
+}
+
+impl Directory<'_> {
+    fn children(&mut self, node: &FileNode, fd: &OwnedFd, path: &mut Vec<Name>) -> io::Result<()> {
+        for (name, child) in &node.children {
+            path.push(name.clone());
+            self.entry(child, fd, name, path)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", crate::op::files::display(path))))?;
+            path.pop();
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, node: &FileNode, fd: &OwnedFd, name: &Name, path: &mut Vec<Name>) -> io::Result<()> {
+        let meta = &node.meta;
+        let name: &[u8] = name;
+        if meta.kind == FileKind::Directory {
+            let existing = statat(fd, name, AtFlags::SYMLINK_NOFOLLOW);
+            let is_directory = existing.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
+            if !is_directory {
+                remove(fd, name)?;
+                mkdirat(fd, name, Mode::from_raw_mode(0o700))?;
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let child = openat(fd, name, flags, Mode::empty())?;
+            self.children(node, &child, path)?;
+            rustix::fs::fchmod(&child, Mode::from_raw_mode(meta.mode & 0o1777))?;
+            rustix::fs::futimens(&child, &times(meta.mtime))?;
+            return Ok(());
+        }
+        remove(fd, name)?;
+        if let Some(first) = node.link_group.and_then(|group| self.links.get(&group)) {
+            rustix::fs::linkat(&self.top, &first[..], fd, name, AtFlags::empty())?;
+            return Ok(());
+        }
+        match meta.kind {
+            FileKind::Regular => {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let mut file = File::from(openat(fd, name, flags, Mode::from_raw_mode(0o600))?);
+                let copied = io::copy(&mut self.contents.read(&node.origin)?, &mut file)?;
+                if copied != meta.size {
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "its content is incomplete"));
+                }
+                // Set-id bits would give the caller's own rights away.
+                rustix::fs::fchmod(file.as_fd(), Mode::from_raw_mode(meta.mode & 0o1777))?;
+                rustix::fs::futimens(file.as_fd(), &times(meta.mtime))?;
+            }
+            FileKind::Symlink => {
+                symlinkat(&meta.target[..], fd, name)?;
+                utimensat(fd, name, &times(meta.mtime), AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+            FileKind::Char | FileKind::Block | FileKind::Fifo | FileKind::Directory => {
+                self.skipped.push(crate::op::files::display(path));
+                return Ok(());
+            }
+        }
+        if let Some(group) = node.link_group {
+            self.links.insert(group, join(path));
+        }
+        Ok(())
+    }
+}
+
+fn times(mtime: (i64, u32)) -> Timestamps {
+    let time = Timespec { tv_sec: mtime.0, tv_nsec: mtime.1.into() };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+/// Removes whatever has this name, without following it.
+fn remove(fd: &OwnedFd, name: &[u8]) -> io::Result<()> {
+    match unlinkat(fd, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let child = openat(fd, name, flags, Mode::empty())?;
+    let mut entries = Dir::read_from(&child)?;
+    while let Some(entry) = entries.read() {
+        let entry = entry?;
+        let below = entry.file_name().to_bytes();
+        if below != b"." && below != b".." {
+            remove(&child, below)?;
+        }
+    }
+    Ok(unlinkat(fd, name, AtFlags::REMOVEDIR)?)
+}

@@ -1,0 +1,103 @@
+//! The documents of an image: config and manifest, from a plan and its layers.
+
+use kiln_cache::Store;
+use kiln_cache::layer::Compression;
+use kiln_frontend::lower::Plan;
+use kiln_oci::{Descriptor, Digest, Manifest, media_type};
+use rayon::prelude::*;
+
+use super::history::{self, Times};
+use super::time::rfc3339;
+use crate::error::BuildError;
+use crate::layers::Layers;
+use crate::solver::Solution;
+use crate::source::image::environment;
+
+/// An image whose documents are in the store.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// The manifest.
+    pub descriptor: Descriptor,
+    /// The manifest's bytes.
+    pub manifest: Vec<u8>,
+    /// The config.
+    pub config: Descriptor,
+    /// The layers, lowest first: identity and blob.
+    pub layers: Vec<(Digest, Descriptor)>,
+}
+
+impl Image {
+    /// Returns the bytes of all layers as a registry counts them.
+    pub fn size(&self) -> u64 {
+        self.layers.iter().map(|(_, descriptor)| descriptor.size).sum()
+    }
+}
+
+/// Makes config and manifest and puts them into the store. Layers get blobs, those of base
+/// images keep theirs wherever they are.
+///
+/// # Errors
+/// When a blob cannot be made or the store not be written.
+pub fn make(
+    store: &Store,
+    layers: &Layers,
+    plan: &Plan,
+    solution: &Solution,
+    compression: Compression,
+    epoch: Option<i64>,
+) -> Result<Image, BuildError> {
+    let chain = solution.chain(plan.root);
+    let mut config = plan.config.clone();
+    config.rootfs.diff_ids.clone_from(&chain);
+    let new: Vec<Option<u64>> = plan
+        .layer_edges
+        .iter()
+        .map(|edge| edge.and_then(|edge| solution.solved.get(&edge.vertex)).and_then(|solved| solved.created))
+        .collect();
+    history::complete(
+        &mut config.history,
+        &Times { layers: chain.len(), base: plan.base_history, new: &new, epoch },
+    );
+    if config.created.is_none() {
+        config.created = config.history.iter().rev().find_map(|entry| entry.created.clone());
+    }
+    if let Some(epoch) = epoch.and_then(|epoch| u64::try_from(epoch).ok()) {
+        let epoch = rfc3339(epoch.saturating_mul(1_000_000_000));
+        if config.created.as_ref().is_none_or(|created| *created > epoch) {
+            config.created = Some(epoch);
+        }
+    }
+    let config_bytes = serde_json::to_vec(&config).map_err(|error| BuildError::bug(error.to_string()))?;
+    let blobs: Vec<Descriptor> =
+        chain.par_iter().map(|diff_id| layers.descriptor(diff_id, compression)).collect::<Result<_, _>>()?;
+    let config = Descriptor::of(media_type::CONFIG, &config_bytes);
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(media_type::MANIFEST.to_owned()),
+        artifact_type: None,
+        config: config.clone(),
+        layers: blobs.iter().map(oci_layer).collect(),
+        subject: None,
+        annotations: Default::default(),
+    };
+    let manifest_bytes = serde_json::to_vec_pretty(&manifest).map_err(|error| BuildError::bug(error.to_string()))?;
+    for bytes in [&config_bytes, &manifest_bytes] {
+        if !store.has_blob(&Digest::of(bytes)) {
+            store.put_blob(bytes).map_err(|error| environment(&error))?;
+        }
+    }
+    let mut descriptor = Descriptor::of(media_type::MANIFEST, &manifest_bytes);
+    descriptor.platform = Some(plan.config.platform.clone());
+    Ok(Image { descriptor, manifest: manifest_bytes, config, layers: chain.into_iter().zip(manifest.layers).collect() })
+}
+
+/// Names a layer as OCI does; the bytes are the same (spec: oci-image.md §2).
+fn oci_layer(descriptor: &Descriptor) -> Descriptor {
+    let kind = match &*descriptor.media_type {
+        media_type::DOCKER_LAYER => media_type::LAYER,
+        media_type::DOCKER_LAYER_GZIP => media_type::LAYER_GZIP,
+        media_type::DOCKER_LAYER_ZSTD => media_type::LAYER_ZSTD,
+        other => other,
+    };
+    Descriptor::new(kind, descriptor.digest, descriptor.size)
+}

@@ -1,0 +1,348 @@
+//! Getting a layer in the form that somebody needs: from the store, or from where its image came.
+//!
+//! A layer that came with an image is here only as a note of where it may be had, until a
+//! command needs its directory, a copy its index, or an export its blob.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use kiln_cache::layer::{self, Compression, LayerError, Unpack};
+use kiln_cache::tree::Tree;
+use kiln_cache::{BlobError, LayerBlob, Store};
+use kiln_oci::{Descriptor, Digest, Reference};
+use kiln_registry_client::{Client as Registry, Repository};
+use kiln_runtime::Cancel;
+
+use crate::error::{BuildError, Kind, chain};
+use crate::op::files::FileNode;
+use crate::op::layer_files;
+use crate::source::layout;
+use crate::step::{Step, Steps};
+
+/// Brings layers into the form that is needed.
+pub struct Layers {
+    store: Store,
+    registry: Arc<Registry>,
+    steps: Steps,
+    cancel: Cancel,
+    /// One lock for each layer: it is brought once, whoever asks.
+    locks: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
+    trees: Mutex<HashMap<Vec<Digest>, Arc<Tree>>>,
+    files: Mutex<HashMap<Vec<Digest>, Arc<FileNode>>>,
+}
+
+/// The form that is needed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Directory,
+    Index,
+    Blob,
+}
+
+impl Layers {
+    /// Layers of `store`, or from registries.
+    pub fn new(store: Store, registry: Arc<Registry>, steps: Steps, cancel: Cancel) -> Self {
+        Self {
+            store,
+            registry,
+            steps,
+            cancel,
+            locks: Mutex::default(),
+            trees: Mutex::default(),
+            files: Mutex::default(),
+        }
+    }
+
+    /// Forgets what was read, after damage was found.
+    pub fn forget(&self) {
+        self.trees.lock().expect("no panic under the lock").clear();
+        self.files.lock().expect("no panic under the lock").clear();
+    }
+
+    /// Whether a layer can be had at all.
+    pub fn is_available(&self, diff_id: &Digest) -> bool {
+        let layer = self.store.layer(diff_id);
+        layer.directory().is_some()
+            || layer.blobs().iter().any(|blob| self.store.has_blob(&blob.descriptor.digest) || !blob.sources.is_empty())
+    }
+
+    /// Returns the directory of a layer, for a command to run on.
+    ///
+    /// # Errors
+    /// When it is nowhere to be had, or damaged.
+    pub fn directory(&self, diff_id: &Digest) -> Result<PathBuf, BuildError> {
+        if let Some(path) = self.store.layer(diff_id).directory() {
+            return Ok(path);
+        }
+        self.bring(diff_id, Form::Directory)?;
+        layer::ensure_directory(&self.store, diff_id).map_err(|error| failed(&error))
+    }
+
+    /// Returns the directories of a chain, lowest first; those that are missing are brought
+    /// at the same time.
+    ///
+    /// # Errors
+    /// As [`Layers::directory`].
+    pub fn directories(&self, layers: &[Digest]) -> Result<Vec<PathBuf>, BuildError> {
+        self.all(layers, Form::Directory)?;
+        layers.iter().map(|diff_id| self.directory(diff_id)).collect()
+    }
+
+    /// Returns the files of a chain as a tree.
+    ///
+    /// # Errors
+    /// As [`Layers::directory`].
+    pub fn tree(&self, layers: &[Digest]) -> Result<Arc<Tree>, BuildError> {
+        if let Some(tree) = self.trees.lock().expect("no panic under the lock").get(layers) {
+            return Ok(tree.clone());
+        }
+        self.all(layers, Form::Index)?;
+        let tree = Arc::new(Tree::of(&self.store, layers).map_err(|error| failed(&error))?);
+        self.trees.lock().expect("no panic under the lock").insert(layers.to_vec(), tree.clone());
+        Ok(tree)
+    }
+
+    /// Returns the files of a chain as something to copy from.
+    ///
+    /// # Errors
+    /// As [`Layers::directory`].
+    pub fn files(&self, layers: &[Digest]) -> Result<Arc<FileNode>, BuildError> {
+        if let Some(files) = self.files.lock().expect("no panic under the lock").get(layers) {
+            return Ok(files.clone());
+        }
+        let files = Arc::new(layer_files::files(layers, &*self.tree(layers)?));
+        self.files.lock().expect("no panic under the lock").insert(layers.to_vec(), files.clone());
+        Ok(files)
+    }
+
+    /// Returns a description of a layer's blob without bringing the blob, making one if there
+    /// is none anywhere.
+    ///
+    /// # Errors
+    /// When a blob cannot be made.
+    pub fn descriptor(&self, diff_id: &Digest, compression: Compression) -> Result<Descriptor, BuildError> {
+        let mut blobs = self.store.layer(diff_id).blobs();
+        blobs.retain(|blob| self.store.has_blob(&blob.descriptor.digest) || !blob.sources.is_empty());
+        // A blob that came with an image stays as it is: other registries have it already.
+        blobs.sort_by_key(|blob| (blob.sources.is_empty(), blob.descriptor.digest));
+        let wanted = blobs
+            .iter()
+            .find(|blob| !blob.sources.is_empty())
+            .or_else(|| blobs.iter().find(|blob| is_of(&blob.descriptor, compression)));
+        match wanted {
+            Some(blob) => Ok(blob.descriptor.clone()),
+            None => layer::ensure_blob(&self.store, diff_id, compression).map_err(|error| failed(&error)),
+        }
+    }
+
+    /// Returns where a blob of a layer may be had, as `host/repository`.
+    pub fn sources(&self, diff_id: &Digest) -> Vec<String> {
+        self.store.layer(diff_id).blobs().into_iter().flat_map(|blob| blob.sources).collect()
+    }
+
+    /// Notes that a registry has a blob now.
+    pub fn pushed(&self, diff_id: &Digest, descriptor: &Descriptor, repository: &str) {
+        if let Err(error) = self.store.layer(diff_id).add_blob(descriptor, Some(repository)) {
+            tracing::debug!(%error, "not noted that {repository} has {}", descriptor.digest);
+        }
+    }
+
+    /// Brings the blobs of a chain into the store.
+    ///
+    /// # Errors
+    /// When one is nowhere to be had, or damaged.
+    pub fn blobs(&self, layers: &[Digest]) -> Result<(), BuildError> {
+        self.all(layers, Form::Blob)
+    }
+
+    /// Opens a layer's blob, from the store or from where it may be had.
+    ///
+    /// # Errors
+    /// When it is nowhere to be had.
+    pub fn open_blob(&self, diff_id: &Digest, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
+        if self.store.has_blob(&descriptor.digest) {
+            return Ok(Box::new(self.store.open_blob(&descriptor.digest).map_err(io::Error::other)?));
+        }
+        let blob = self
+            .store
+            .layer(diff_id)
+            .blobs()
+            .into_iter()
+            .find(|blob| blob.descriptor.digest == descriptor.digest)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("blob {} is gone", descriptor.digest)))?;
+        self.remote(&blob).map_err(io::Error::other)
+    }
+
+    fn all(&self, layers: &[Digest], form: Form) -> Result<(), BuildError> {
+        let missing: Vec<&Digest> = layers.iter().filter(|diff_id| !self.has(diff_id, form)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let results: Vec<Result<(), BuildError>> = std::thread::scope(|scope| {
+            let handles: Vec<_> = missing.iter().map(|diff_id| scope.spawn(|| self.bring(diff_id, form))).collect();
+            handles
+                .into_iter()
+                .map(|handle| handle.join().unwrap_or_else(|_| Err(BuildError::bug("a transfer panicked"))))
+                .collect()
+        });
+        results.into_iter().collect()
+    }
+
+    fn has(&self, diff_id: &Digest, form: Form) -> bool {
+        let layer = self.store.layer(diff_id);
+        match form {
+            Form::Directory => layer.directory().is_some(),
+            Form::Index => layer.has_index(),
+            Form::Blob => layer.blobs().iter().any(|blob| self.store.has_blob(&blob.descriptor.digest)),
+        }
+    }
+
+    fn bring(&self, diff_id: &Digest, form: Form) -> Result<(), BuildError> {
+        let lock = self.locks.lock().expect("no panic under the lock").entry(*diff_id).or_default().clone();
+        let _guard = lock.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if self.has(diff_id, form) {
+            return Ok(());
+        }
+        if self.cancel.is_cancelled() {
+            return Err(BuildError::cancelled());
+        }
+        let layer = self.store.layer(diff_id);
+        let blobs = layer.blobs();
+        let is_here = layer.directory().is_some()
+            || blobs.iter().any(|blob| self.store.has_blob(&blob.descriptor.digest));
+        if is_here {
+            return match form {
+                Form::Directory => layer::ensure_directory(&self.store, diff_id).map(drop),
+                Form::Index => layer::ensure_index(&self.store, diff_id).map(drop),
+                Form::Blob => layer::ensure_blob(&self.store, diff_id, Compression::Gzip).map(drop),
+            }
+            .map_err(|error| failed(&error));
+        }
+        let blob = blobs.into_iter().find(|blob| !blob.sources.is_empty()).ok_or_else(|| {
+            BuildError::environment(format!("layer {diff_id} is not in the store any more"))
+                .hint("build again: the step that made it will run again")
+        })?;
+        let source = blob.sources.first().cloned().unwrap_or_default();
+        let step = self.steps.start(format!("[internal] pull {} from {source}", blob.descriptor.digest));
+        let result = self.unpack(diff_id, &blob, &source, &step);
+        step.end(result)
+    }
+
+    fn unpack(
+        &self,
+        diff_id: &Digest,
+        blob: &LayerBlob,
+        source: &str,
+        step: &Step,
+    ) -> Result<(), BuildError> {
+        let mut stream = Counted {
+            stream: self.remote(blob)?,
+            step,
+            item: blob.descriptor.digest.to_string(),
+            total: blob.descriptor.size,
+            current: 0,
+            told: 0,
+        };
+        let unpack = Unpack {
+            diff_id: *diff_id,
+            blob: blob.descriptor.clone(),
+            source: Some(source.to_owned()),
+            keep_blob: true,
+        };
+        let result = layer::unpack(&self.store, &unpack, &mut stream, &|| self.cancel.is_cancelled());
+        result.map_err(|error| failed(&error).context(format!("cannot pull {}", blob.descriptor.digest)))
+    }
+
+    /// Opens the first source that answers.
+    fn remote(&self, blob: &LayerBlob) -> Result<Box<dyn Read + Send>, BuildError> {
+        let mut first = None;
+        for source in &blob.sources {
+            let opened = match layout::blob_path(source, &blob.descriptor.digest) {
+                Some(path) => match File::open(&path) {
+                    Ok(file) => return Ok(Box::new(file)),
+                    Err(error) => Err(BuildError::environment(format!("cannot read {}: {error}", path.display()))),
+                },
+                None => self.fetch(source, &blob.descriptor),
+            };
+            match opened {
+                Ok(stream) => return Ok(stream),
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        Err(first.unwrap_or_else(|| BuildError::bug(format!("blob {} has no source", blob.descriptor.digest))))
+    }
+
+    fn fetch(&self, source: &str, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>, BuildError> {
+        let reference: Reference = source
+            .parse()
+            .map_err(|error| BuildError::bug(format!("the store names a strange source {source:?}: {error}")))?;
+        let stream = self.registry.blob(&Repository::from(&reference), descriptor).map_err(crate::source::image::registry)?;
+        Ok(Box::new(stream))
+    }
+}
+
+/// Whether a blob is compressed that way.
+fn is_of(descriptor: &Descriptor, compression: Compression) -> bool {
+    let suffix = descriptor.media_type.rsplit(['.', '+']).next().unwrap_or_default();
+    matches!(
+        (compression, suffix),
+        (Compression::Gzip, "gzip") | (Compression::Zstd, "zstd") | (Compression::Uncompressed, "tar")
+    )
+}
+
+/// Sorts an error of the store.
+pub fn failed(error: &LayerError) -> BuildError {
+    match error {
+        LayerError::Cancelled => BuildError::cancelled(),
+        LayerError::Changed { path } => BuildError::input(format!("`{path}` changed while it was being copied"))
+            .hint("build again when nothing writes to it"),
+        LayerError::Unrepresentable { .. } => BuildError::input(chain(error)),
+        _ => {
+            let mut built = BuildError::new(Kind::Environment, chain(error));
+            built.is_damage = matches!(
+                error,
+                LayerError::DiffId { .. } | LayerError::Missing(_) | LayerError::Blob(BlobError::Damaged { .. })
+            );
+            if is_disk_full(error) {
+                return built.hint("free some space, for example with `kiln prune`, and build again");
+            }
+            built
+        }
+    }
+}
+
+fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut current = Some(error);
+    while let Some(error) = current {
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::StorageFull) {
+            return true;
+        }
+        current = error.source();
+    }
+    false
+}
+
+/// A stream that tells how far it is, about every megabyte.
+struct Counted<'a> {
+    stream: Box<dyn Read + Send>,
+    step: &'a Step,
+    item: String,
+    total: u64,
+    current: u64,
+    told: u64,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.stream.read(buffer)?;
+        self.current += n as u64;
+        if n == 0 || self.current - self.told >= 1 << 20 {
+            self.told = self.current;
+            self.step.progress(&self.item, self.current, Some(self.total), n == 0);
+        }
+        Ok(n)
+    }
+}

@@ -1,0 +1,275 @@
+//! ADD of archives: recognised by content, extracted into the stage (spec: copy-add.md §14).
+
+use std::io::{self, BufReader, Read, Write};
+
+use super::content::Contents;
+use super::copy::Attributes;
+use super::files::{self, FileKind, FileMeta, FileNode, Name, Origin};
+use super::overlay::{Entry, NewDirectory, Overlay, OverlayError};
+
+/// Why an archive could not be extracted.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// Its bytes.
+    #[error("cannot extract the archive")]
+    Read(#[source] io::Error),
+    /// One of its names.
+    #[error("cannot extract {name:?} of the archive: {reason}")]
+    Entry {
+        /// Which.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// Where it should go.
+    #[error(transparent)]
+    Destination(#[from] OverlayError),
+}
+
+/// More entries than any real archive has.
+const MAX_ENTRIES: usize = 10_000_000;
+/// What an archive may expand to before its ratio is looked at.
+const FREE_SIZE: u64 = 1 << 30;
+/// The most that an archive may grow.
+const MAX_RATIO: u64 = 1_000;
+
+/// Extracts `node` into the directory `destination` if it is an archive; returns whether it was.
+///
+/// # Errors
+/// When it begins as an archive and cannot be read to its end, or an entry cannot be put.
+pub fn extract(
+    overlay: &mut Overlay,
+    node: &FileNode,
+    destination: &[u8],
+    attributes: &Attributes,
+    contents: &Contents,
+) -> Result<bool, ArchiveError> {
+    // Look at the first header twice: what is no archive is copied as a file.
+    let probe = decompress(contents.read(&node.origin).map_err(ArchiveError::Read)?);
+    let is_archive = probe.is_ok_and(|stream| {
+        let mut archive = tar::Archive::new(stream);
+        archive.entries().is_ok_and(|mut entries| matches!(entries.next(), Some(Ok(_))))
+    });
+    if !is_archive {
+        return Ok(false);
+    }
+    let (uid, gid) = attributes.owner.unwrap_or((0, 0));
+    let root = overlay.make_directories(destination, NewDirectory { mode: 0o755, uid, gid })?;
+    let stream = decompress(contents.read(&node.origin).map_err(ArchiveError::Read)?).map_err(ArchiveError::Read)?;
+    let mut extraction = Extraction {
+        overlay,
+        root,
+        owner: attributes.owner,
+        contents,
+        times: Vec::new(),
+        room: node.meta.size.saturating_mul(MAX_RATIO).max(FREE_SIZE),
+    };
+    extraction.run(tar::Archive::new(stream))?;
+    Ok(true)
+}
+
+/// Undoes whatever compression the first bytes show.
+fn decompress(mut input: Box<dyn Read + Send>) -> io::Result<Box<dyn Read>> {
+    let mut magic = [0; 6];
+    let mut have = 0;
+    while have < magic.len() {
+        match input.read(&mut magic[have..])? {
+            0 => break,
+            n => have += n,
+        }
+    }
+    let head = magic[..have].to_vec();
+    let whole = BufReader::with_capacity(128 << 10, io::Cursor::new(head.clone()).chain(input));
+    Ok(match &head[..] {
+        [0x1f, 0x8b, 0x08, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(whole)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
+            Box::new(zstd::stream::read::Decoder::with_buffer(whole)?)
+        }
+        [b'B', b'Z', b'h', ..] => Box::new(bzip2::bufread::MultiBzDecoder::new(whole)),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Box::new(lzma_rust2::XzReader::new(whole, true)),
+        _ => Box::new(whole),
+    })
+}
+
+struct Extraction<'o, 'b, 'c> {
+    overlay: &'o mut Overlay<'b>,
+    root: Vec<Name>,
+    owner: Option<(u32, u32)>,
+    contents: &'c Contents,
+    /// Directories, whose times are set when everything is in them.
+    times: Vec<(Vec<Name>, (i64, u32))>,
+    /// Bytes that may still come.
+    room: u64,
+}
+
+impl Extraction<'_, '_, '_> {
+    fn run(&mut self, mut archive: tar::Archive<Box<dyn Read>>) -> Result<(), ArchiveError> {
+        for (count, entry) in archive.entries().map_err(ArchiveError::Read)?.enumerate() {
+            let mut entry = entry.map_err(ArchiveError::Read)?;
+            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            if count >= MAX_ENTRIES {
+                return Err(ArchiveError::Entry { name, reason: format!("more than {MAX_ENTRIES} entries") });
+            }
+            self.entry(&mut entry)
+                .map_err(|reason| ArchiveError::Entry { name, reason: reason.to_string() })?;
+        }
+        for (path, time) in std::mem::take(&mut self.times) {
+            self.overlay.update(&path, |meta| meta.mtime = time);
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &mut tar::Entry<Box<dyn Read>>) -> Result<(), Box<dyn std::error::Error>> {
+        let raw = entry.path_bytes().into_owned();
+        if raw.len() > 4096 || raw.contains(&0) {
+            return Err("its name is longer than 4096 bytes or holds a NUL".into());
+        }
+        let clean = files::components(&raw);
+        if clean.is_empty() || entry.header().entry_type().is_pax_global_extensions() {
+            return Ok(());
+        }
+        let path = self.inside(&clean, false)?;
+        let Some(mut meta) = metadata(entry)? else {
+            return Err("unknown type of entry".into());
+        };
+        if let Some((uid, gid)) = self.owner {
+            (meta.uid, meta.gid) = (uid, gid);
+        }
+        if let Some((_, parent)) = path.split_last() {
+            let mut absolute = vec![b'/'];
+            absolute.extend(files::join(parent));
+            self.overlay.make_directories(&absolute, NewDirectory { mode: 0o755, uid: 0, gid: 0 })?;
+        }
+        if entry.header().entry_type().is_hard_link() {
+            return self.hard_link(entry, &path);
+        }
+        if meta.kind == FileKind::Directory {
+            self.times.push((path.clone(), meta.mtime));
+            if self.overlay.find(&path).is_some_and(|found| found.meta.kind == FileKind::Directory) {
+                self.overlay.update(&path, |now| *now = meta);
+                return Ok(());
+            }
+        }
+        let origin = if meta.kind == FileKind::Regular { self.spool(entry, meta.size)? } else { Origin::None };
+        self.overlay.put(&path, Entry { meta, origin, content: None, link_group: None });
+        Ok(())
+    }
+
+    /// Resolves a name of the archive inside the directory of extraction.
+    fn inside(&self, clean: &[Name], follow_last: bool) -> Result<Vec<Name>, OverlayError> {
+        let look = |at: &[Name]| {
+            let mut path = self.root.clone();
+            path.extend_from_slice(at);
+            self.overlay
+                .find(&path)
+                .filter(|found| found.meta.kind == FileKind::Symlink)
+                .map(|found| found.meta.target)
+        };
+        let below = files::resolve(&files::join(clean), follow_last, look)
+            .map_err(|_| OverlayError::TooManyLinks(files::display(clean)))?;
+        let mut path = self.root.clone();
+        path.extend(below);
+        Ok(path)
+    }
+
+    fn hard_link(
+        &mut self,
+        entry: &tar::Entry<Box<dyn Read>>,
+        path: &[Name],
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        let target = entry.link_name_bytes().ok_or("a hard link without target")?.into_owned();
+        let target = self.inside(&files::components(&target), false)?;
+        let found = self
+            .overlay
+            .find(&target)
+            .filter(|found| found.meta.kind != FileKind::Directory)
+            .ok_or_else(|| format!("link to {}: no such file", files::display(&target)))?;
+        self.overlay.put(
+            path,
+            Entry { meta: found.meta, origin: found.origin, content: None, link_group: None },
+        );
+        Ok(())
+    }
+
+    /// Keeps an entry's bytes: small ones in memory, others in a private file.
+    fn spool(&mut self, entry: &mut impl Read, size: u64) -> io::Result<Origin> {
+        self.room = self.room.checked_sub(size).ok_or_else(|| {
+            io::Error::other(format!("the archive expands to more than {MAX_RATIO} times its size"))
+        })?;
+        let short = || io::Error::new(io::ErrorKind::UnexpectedEof, "the archive ends in the middle of a file");
+        if size <= 4096 {
+            let mut bytes = Vec::new();
+            entry.take(size).read_to_end(&mut bytes)?;
+            if bytes.len() as u64 != size {
+                return Err(short());
+            }
+            return Ok(Origin::Bytes(bytes.into()));
+        }
+        let mut file = tempfile::NamedTempFile::new_in(self.contents.spool())?;
+        let copied = io::copy(&mut entry.take(size), &mut file)?;
+        if copied != size {
+            return Err(short());
+        }
+        file.flush()?;
+        Ok(Origin::Spool(file.into_temp_path().into()))
+    }
+}
+
+/// Reads an entry's header and PAX records; `None` for a type that is not a file.
+fn metadata(entry: &mut tar::Entry<Box<dyn Read>>) -> io::Result<Option<FileMeta>> {
+    let header = entry.header();
+    let kind = match header.entry_type() {
+        tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::Link | tar::EntryType::GNUSparse => {
+            FileKind::Regular
+        }
+        tar::EntryType::Directory => FileKind::Directory,
+        tar::EntryType::Symlink => FileKind::Symlink,
+        tar::EntryType::Char => FileKind::Char,
+        tar::EntryType::Block => FileKind::Block,
+        tar::EntryType::Fifo => FileKind::Fifo,
+        _ => return Ok(None),
+    };
+    let mut meta = FileMeta {
+        kind,
+        mode: header.mode()? & 0o7777,
+        uid: u32::try_from(header.uid()?).map_err(io::Error::other)?,
+        gid: u32::try_from(header.gid()?).map_err(io::Error::other)?,
+        mtime: (i64::try_from(header.mtime()?).unwrap_or(0), 0),
+        size: if kind == FileKind::Regular { entry.size() } else { 0 },
+        target: Vec::new(),
+        device: (header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0)),
+        xattrs: Default::default(),
+    };
+    if kind == FileKind::Symlink {
+        meta.target = entry.link_name_bytes().map(|name| name.into_owned()).unwrap_or_default();
+    }
+    if let Some(records) = entry.pax_extensions()? {
+        for record in records.flatten() {
+            let key = record.key_bytes();
+            let value = record.value_bytes();
+            let text = || std::str::from_utf8(value).ok();
+            if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                meta.xattrs.insert(name.to_vec(), value.to_vec());
+            } else if key == b"mtime" {
+                meta.mtime = text().and_then(seconds).unwrap_or(meta.mtime);
+            } else if key == b"uid" {
+                meta.uid = text().and_then(|text| text.parse().ok()).unwrap_or(meta.uid);
+            } else if key == b"gid" {
+                meta.gid = text().and_then(|text| text.parse().ok()).unwrap_or(meta.gid);
+            }
+        }
+    }
+    Ok(Some(meta))
+}
+
+/// Reads `1700000000.25`.
+fn seconds(text: &str) -> Option<(i64, u32)> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let seconds: i64 = whole.parse().ok()?;
+    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    let nanos: u32 = digits.parse().ok()?;
+    if whole.starts_with('-') && nanos > 0 {
+        return Some((seconds - 1, 1_000_000_000 - nanos));
+    }
+    Some((seconds, nanos))
+}

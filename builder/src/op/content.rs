@@ -1,0 +1,78 @@
+//! Getting at the bytes of files, wherever they are.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kiln_cache::layer::Content;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::io::Errno;
+
+use super::files::Origin;
+use crate::layers::Layers;
+
+/// Opens files of contexts, layers and archives.
+pub struct Contents {
+    layers: Arc<Layers>,
+    spool: PathBuf,
+}
+
+impl Contents {
+    /// Files of layers come from `layers`; entries of archives are kept in the directory `spool`.
+    pub fn new(layers: Arc<Layers>, spool: PathBuf) -> Self {
+        Self { layers, spool }
+    }
+
+    /// Returns the directory for private files.
+    pub fn spool(&self) -> &Path {
+        &self.spool
+    }
+
+    /// Opens a file for reading.
+    ///
+    /// # Errors
+    /// When it is gone or, in a context, is not the file that was walked.
+    pub fn read(&self, origin: &Origin) -> io::Result<Box<dyn Read + Send>> {
+        match origin {
+            Origin::None => Ok(Box::new(io::empty())),
+            Origin::Bytes(bytes) => Ok(Box::new(io::Cursor::new(bytes.clone()))),
+            Origin::Local(file) => Ok(Box::new(file.open()?)),
+            Origin::Layer(diff_id, path) => {
+                let directory = self.layers.directory(diff_id).map_err(io::Error::other)?;
+                Ok(Box::new(open_in(&directory, path)?))
+            }
+            Origin::Spool(path) => Ok(Box::new(File::open(&**path)?)),
+        }
+    }
+
+    /// Turns a file's origin into what a layer is packed from.
+    ///
+    /// # Errors
+    /// When the layer it is in cannot be had.
+    pub fn content(&self, origin: Origin) -> io::Result<Content> {
+        Ok(match origin {
+            Origin::None => Content::Bytes(Arc::from(&[][..])),
+            Origin::Bytes(bytes) => Content::Bytes(bytes),
+            Origin::Local(file) => Content::Open(Box::new(move || file.open())),
+            Origin::Layer(diff_id, path) => {
+                let directory = self.layers.directory(&diff_id).map_err(io::Error::other)?;
+                Content::Open(Box::new(move || open_in(&directory, &path)))
+            }
+            Origin::Spool(path) => Content::Open(Box::new(move || File::open(&**path))),
+        })
+    }
+}
+
+/// Opens a file of an unpacked layer. The path is physical: a symlink in it means that the
+/// directory was tampered with.
+fn open_in(directory: &Path, path: &[u8]) -> io::Result<File> {
+    let root = openat(CWD, directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    loop {
+        match openat2(&root, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS) {
+            Err(Errno::AGAIN) => continue,
+            result => return Ok(File::from(result?)),
+        }
+    }
+}

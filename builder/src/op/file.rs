@@ -1,0 +1,313 @@
+//! File operations: copies and made directories become one layer, packed in one pass.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use kiln_cache::layer::{self, Compression, LayerError, NewEntry, NewKind, Pack, Packed};
+use kiln_cache::tree::{Node, Tree};
+use kiln_cache::{Store, tree};
+use kiln_frontend::graph::{CopyFrom, FileAction, FileOp};
+use kiln_oci::{Digest, Hasher};
+
+use super::content::Contents;
+use super::copy::{self, Attributes, CopyError};
+use super::files::{self, FileKind, FileMeta, FileNode, Name, Origin};
+use super::overlay::{Entry, NewDirectory, Overlay, OverlayError};
+use super::owner::{self, OwnerError};
+use crate::source::local::LocalContext;
+
+/// Why a file operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// A copy.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// A directory to be made.
+    #[error(transparent)]
+    Directory(#[from] OverlayError),
+    /// An owner.
+    #[error(transparent)]
+    Owner(#[from] OwnerError),
+    /// Writing the layer.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// Reading a file.
+    #[error("cannot read {path}")]
+    Read {
+        /// Its place in the image.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What a file operation starts from.
+pub struct Base<'a> {
+    /// The layers below.
+    pub chain: &'a [Digest],
+    /// Their files.
+    pub tree: &'a Tree,
+    /// Whether there is anything below at all (not `FROM scratch`, not `--link`).
+    pub exists: bool,
+}
+
+/// What to make of the result.
+pub struct Make {
+    /// Of the blob; `None` for no blob.
+    pub compression: Option<Compression>,
+    /// Whether a command will want the directory.
+    pub directory: bool,
+    /// The time of the build.
+    pub now: (i64, u32),
+}
+
+/// A source of copies.
+pub enum Source {
+    /// The files of a stage or image.
+    Files(Arc<FileNode>),
+    /// The client's directory.
+    Local(Arc<LocalContext>),
+}
+
+impl Source {
+    /// The files.
+    pub fn tree(&self) -> &FileNode {
+        match self {
+            Self::Files(files) => files,
+            Self::Local(local) => &local.tree,
+        }
+    }
+}
+
+/// Applies a file operation and packs what it changed.
+///
+/// # Errors
+/// As [`copy::copy`], when an owner cannot be looked up, or a file cannot be read or changes.
+pub fn run(
+    store: &Store,
+    op: &FileOp,
+    base: &Base,
+    sources: &BTreeMap<usize, Source>,
+    contents: &Contents,
+    make: &Make,
+) -> Result<Packed, FileError> {
+    let mut overlay = Overlay::new(base.chain, base.tree, make.now);
+    // Names are looked up as they are before the instruction.
+    let before = Overlay::new(base.chain, base.tree, make.now);
+    let empty = FileNode::empty();
+    for (number, action) in op.actions.iter().enumerate() {
+        let look_up = |owner: &_| owner::look_up(owner, &before, base.exists, contents);
+        match action {
+            FileAction::MakeDir { path, mode, owner, time } => {
+                let (uid, gid) = owner.as_ref().map(look_up).transpose()?.unwrap_or((0, 0));
+                let physical =
+                    overlay.make_directories(path.as_bytes(), NewDirectory { mode: *mode, uid, gid })?;
+                let was_there = before.find(&physical).is_some();
+                if let Some(time) = time.filter(|_| !was_there) {
+                    overlay.update(&physical, |meta| meta.mtime = (time, 0));
+                }
+            }
+            FileAction::Copy(action) => {
+                let attributes = Attributes {
+                    owner: action.owner.as_ref().map(look_up).transpose()?,
+                    mode: copy::file_mode(action.mode.as_ref())?,
+                };
+                let inline;
+                let source = match &action.from {
+                    CopyFrom::Input(input) => sources.get(input).map_or(&empty, Source::tree),
+                    CopyFrom::Inline { name, data } => {
+                        inline = inline_file(name, data, make.now);
+                        &inline
+                    }
+                };
+                let number = u32::try_from(number).unwrap_or(u32::MAX);
+                copy::copy(&mut overlay, source, action, &attributes, contents, number)?;
+            }
+        }
+    }
+    let changes = overlay.changes(&mut |path, entry, node| is_same_content(path, entry, node, sources, contents))?;
+    pack(store, changes, sources, contents, make)
+}
+
+/// The one file of a here-document.
+fn inline_file(name: &str, data: &[u8], now: (i64, u32)) -> FileNode {
+    let mut meta = FileMeta::directory(0o644, now);
+    meta.kind = FileKind::Regular;
+    meta.size = data.len() as u64;
+    let mut top = FileNode::empty();
+    top.children.insert(name.as_bytes().into(), FileNode::leaf(meta, Origin::Bytes(data.into())));
+    top
+}
+
+/// Whether a new file has the same bytes as the one below it.
+fn is_same_content(
+    path: &[Name],
+    entry: &Entry,
+    node: &Node,
+    sources: &BTreeMap<usize, Source>,
+    contents: &Contents,
+) -> Result<bool, FileError> {
+    let below = node.meta.content;
+    let failed = |source| FileError::Read { path: files::display(path), source };
+    let digest = match (&entry.origin, entry.content) {
+        (_, Some(digest)) => digest,
+        (Origin::Local(file), None) => match local(sources) {
+            Some(context) => context.digest(file).map_err(failed)?,
+            None => hash(contents, &entry.origin).map_err(failed)?,
+        },
+        _ => hash(contents, &entry.origin).map_err(failed)?,
+    };
+    Ok(below == Some(digest))
+}
+
+fn local(sources: &BTreeMap<usize, Source>) -> Option<&LocalContext> {
+    sources.values().find_map(|source| if let Source::Local(local) = source { Some(&**local) } else { None })
+}
+
+fn hash(contents: &Contents, origin: &Origin) -> io::Result<Digest> {
+    let mut hasher = Hasher::new();
+    io::copy(&mut contents.read(origin)?, &mut hasher)?;
+    Ok(hasher.finish())
+}
+
+fn pack(
+    store: &Store,
+    changes: Vec<(Vec<Name>, Entry)>,
+    sources: &BTreeMap<usize, Source>,
+    contents: &Contents,
+    make: &Make,
+) -> Result<Packed, FileError> {
+    let mut links: BTreeMap<(u32, u64), Vec<u8>> = BTreeMap::new();
+    let mut read: Vec<(Vec<u8>, Origin)> = Vec::new();
+    let entries = changes.into_iter().map(|(path, entry)| {
+        let joined = files::join(&path);
+        if matches!(entry.origin, Origin::Local(_)) {
+            read.push((joined.clone(), entry.origin.clone()));
+        }
+        let kind = match (entry.meta.kind, entry.link_group) {
+            (FileKind::Regular, Some(group)) if links.contains_key(&group) => NewKind::Hardlink(links[&group].clone()),
+            (FileKind::Regular, group) => {
+                if let Some(group) = group {
+                    links.insert(group, joined.clone());
+                }
+                let content = contents
+                    .content(entry.origin)
+                    .map_err(|source| LayerError::Other(format!("{}: {source}", files::display(&path)).into()))?;
+                NewKind::File { size: entry.meta.size, content }
+            }
+            (FileKind::Directory, _) => NewKind::Directory,
+            (FileKind::Symlink, _) => NewKind::Symlink(entry.meta.target),
+            (FileKind::Char, _) => NewKind::Char(entry.meta.device.0, entry.meta.device.1),
+            (FileKind::Block, _) => NewKind::Block(entry.meta.device.0, entry.meta.device.1),
+            (FileKind::Fifo, _) => NewKind::Fifo,
+        };
+        let mode = if entry.meta.kind == FileKind::Symlink { 0o777 } else { entry.meta.mode };
+        Ok(NewEntry {
+            path: joined,
+            kind,
+            mode,
+            uid: entry.meta.uid,
+            gid: entry.meta.gid,
+            mtime: entry.meta.mtime,
+            xattrs: entry.meta.xattrs,
+        })
+    });
+    let packed = layer::pack(store, entries, &Pack { compression: make.compression, directory: make.directory })?;
+    remember(&packed, &read, sources);
+    Ok(packed)
+}
+
+/// Keeps the digests of the bytes that were read, so that the next build need not read them.
+fn remember(packed: &Packed, read: &[(Vec<u8>, Origin)], sources: &BTreeMap<usize, Source>) {
+    let Some(context) = local(sources) else { return };
+    let mut tree = Tree::empty();
+    tree.apply(0, &packed.index);
+    for (path, origin) in read {
+        let digest = tree.get(path).and_then(|node: &tree::Node| node.meta.content);
+        if let (Origin::Local(file), Some(digest)) = (origin, digest) {
+            context.remember(file, digest);
+        }
+    }
+}
+
+/// Returns the content key of the sources of a file operation: what it takes from each.
+///
+/// # Errors
+/// When a source is missing or cannot be read.
+pub fn fingerprints(
+    op: &FileOp,
+    sources: &BTreeMap<usize, Source>,
+    contents: &Contents,
+) -> Result<Vec<Digest>, FileError> {
+    let empty = FileNode::empty();
+    let mut prints = Vec::new();
+    for action in &op.actions {
+        let FileAction::Copy(action) = action else { continue };
+        let CopyFrom::Input(input) = &action.from else { continue };
+        prints.push(match sources.get(input) {
+            Some(source) => fingerprint_of(source, action, contents)?,
+            None => copy::fingerprint(&empty, action, &|_, _| Ok(Digest::of("")))?,
+        });
+    }
+    Ok(prints)
+}
+
+/// Returns the content key of one copy from `source`.
+///
+/// # Errors
+/// When the source is missing or cannot be read.
+pub fn fingerprint_of(
+    source: &Source,
+    action: &kiln_frontend::graph::Copy,
+    contents: &Contents,
+) -> Result<Digest, CopyError> {
+    let digest = |node: &FileNode, path: &[Name]| -> Result<Digest, CopyError> {
+        let failed = |source| CopyError::Read { path: files::display(path), source };
+        match (node.content, &node.origin, source) {
+            (Some(digest), _, _) => Ok(digest),
+            (None, Origin::Local(file), Source::Local(context)) => context.digest(file).map_err(failed),
+            (None, origin, _) => hash(contents, origin).map_err(failed),
+        }
+    };
+    copy::fingerprint(source.tree(), action, &digest)
+}
+
+/// Makes directories of files that a command sees through a mount, without a layer.
+///
+/// # Errors
+/// As [`run`].
+pub fn directory_of(
+    store: &Store,
+    source: &Source,
+    contents: &Contents,
+) -> Result<Packed, FileError> {
+    let tree = Tree::empty();
+    let mut overlay = Overlay::new(&[], &tree, (0, 0));
+    let mut path = Vec::new();
+    put_all(&mut overlay, source.tree(), &mut path);
+    let changes = overlay.changes(&mut |_, _, _| Ok::<_, FileError>(false))?;
+    let make = Make { compression: None, directory: true, now: (0, 0) };
+    let sources = BTreeMap::from([(0, match source {
+        Source::Files(files) => Source::Files(files.clone()),
+        Source::Local(local) => Source::Local(local.clone()),
+    })]);
+    pack(store, changes, &sources, contents, &make)
+}
+
+fn put_all(overlay: &mut Overlay, node: &FileNode, path: &mut Vec<Name>) {
+    for (name, child) in &node.children {
+        path.push(name.clone());
+        overlay.put(path, Entry {
+            meta: child.meta.clone(),
+            origin: child.origin.clone(),
+            content: child.content,
+            link_group: child.link_group.map(|group| (0, group)),
+        });
+        put_all(overlay, child, path);
+        let time = child.meta.mtime;
+        overlay.update(path, |meta| meta.mtime = time);
+        path.pop();
+    }
+}

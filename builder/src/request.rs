@@ -1,0 +1,112 @@
+//! What a client asks of the engine.
+
+use std::path::PathBuf;
+
+use kiln_frontend::lower;
+use kiln_oci::{Descriptor, Digest, Platform, Reference};
+
+/// One build.
+#[derive(Debug, Clone)]
+pub struct BuildRequest {
+    /// The build file.
+    pub build_file: BuildFile,
+    /// Everything that shapes the graph. Its `platform` is set by the engine from `platforms`.
+    pub options: lower::Request,
+    /// The platforms to build for, in order; empty for this machine's.
+    pub platforms: Vec<Platform>,
+    /// The names that the image gets, with tag.
+    pub names: Vec<Reference>,
+    /// What is to be made of the result. Empty: the image goes to the store.
+    pub outputs: Vec<Output>,
+    /// Ask the registries again what the tags of base images point to.
+    pub pull: bool,
+    /// How many commands may run at the same time; `None` for as many as are ready.
+    pub jobs: Option<usize>,
+}
+
+/// A build file and what to call it.
+#[derive(Debug, Clone)]
+pub struct BuildFile {
+    /// As the user knows it: `Dockerfile`, `docker/prod.Dockerfile`, `-`.
+    pub name: String,
+    /// Its bytes.
+    pub text: Vec<u8>,
+}
+
+/// What is to be made of the result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// The image goes to kiln's store, under all names, and to their registries if `push`.
+    Image {
+        /// Push every name.
+        push: bool,
+        /// Of new layers.
+        compression: Compression,
+    },
+    /// An OCI layout, as an archive or (`tar: false`) a directory.
+    Oci {
+        /// Where.
+        destination: Destination,
+        /// One file rather than a directory.
+        tar: bool,
+        /// Of new layers.
+        compression: Compression,
+    },
+    /// The archive that `docker load` reads.
+    Docker {
+        /// Where.
+        destination: Destination,
+        /// Of new layers.
+        compression: Compression,
+    },
+    /// The files, as a tar stream.
+    Tar {
+        /// Where.
+        destination: Destination,
+    },
+    /// The files, in a directory.
+    Local {
+        /// Where.
+        directory: PathBuf,
+    },
+}
+
+/// Where a stream goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// To a file, which appears complete or not at all.
+    File(PathBuf),
+    /// To the client's standard output.
+    Stdout,
+}
+
+pub use kiln_cache::layer::Compression;
+
+/// What a build came to.
+#[derive(Debug, Clone)]
+pub struct BuildResult {
+    /// The root document: the manifest, or the index of several platforms. `None` when no
+    /// output needed an image (`local`, `tar`).
+    pub image: Option<BuiltImage>,
+    /// How many steps were found in the cache, and how many there were.
+    pub cached: usize,
+    /// Steps in all: commands, copies, and base images.
+    pub steps: usize,
+    /// Warnings of the build file's checks and of the engine, in order.
+    pub warnings: Vec<kiln_frontend::dockerfile::Diagnostic>,
+}
+
+/// The image that was built.
+#[derive(Debug, Clone)]
+pub struct BuiltImage {
+    /// Manifest or index.
+    pub descriptor: Descriptor,
+    /// The config's digest, which is the image id; `None` for an index.
+    pub config: Option<Digest>,
+    /// Bytes of all layers, compressed, as a registry counts them.
+    pub size: u64,
+    /// The names it has now.
+    pub names: Vec<String>,
+    /// Names that were pushed.
+    pub pushed: Vec<String>,
+}

@@ -1,0 +1,811 @@
+//! Walks the graph: keys, look-ups, and what has to run, as much of it at once as can be.
+//!
+//! Vertices become ready when all their inputs are known; a ready one is looked up at once,
+//! and only a miss costs a thread. A class, the identity of a result, is known without its
+//! files being here, so a chain of hits touches records alone (spec: cache-keys.md §2.1).
+
+mod key;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc;
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use kiln_cache::context::Memo;
+use kiln_cache::layer::Compression;
+use kiln_cache::{NamedInput, Record, Store};
+use kiln_frontend::graph::{content_op_digest, op_digest};
+use kiln_frontend::graph::{CopyFrom, Edge, FileAction, Graph, LocalSource, MountKind, Op, Source, Vertex, VertexId};
+use kiln_oci::{Digest, Hasher};
+use kiln_runtime::{Cancel, Program};
+
+use crate::engine::Client;
+use crate::error::{BuildError, chain};
+use crate::layers::Layers;
+use crate::op::content::Contents;
+use crate::op::file::{self, Base, Make};
+use crate::op::files::FileNode;
+use crate::op::{copy, exec};
+use crate::source::image::Resolved;
+use crate::source::local::LocalContext;
+use crate::step::{Step, Steps};
+
+/// What a solver works with.
+pub struct Solver<'a> {
+    /// Where results are kept.
+    pub store: &'a Store,
+    /// Brings layers.
+    pub layers: Arc<Layers>,
+    /// What is to be made.
+    pub graph: &'a Graph,
+    /// What the image sources are.
+    pub images: &'a Resolved,
+    /// Lends context files and secrets.
+    pub client: &'a Client<'a>,
+    /// Who hears about it.
+    pub steps: Steps,
+    /// Sets up sandboxes.
+    pub program: &'a OnceLock<std::io::Result<Program>>,
+    /// Where that program is.
+    pub program_path: &'a std::path::Path,
+    /// How many commands may run at the same time.
+    pub jobs: Option<usize>,
+    /// What the layers of the result are to be compressed with; `None` when nobody wants blobs.
+    pub compression: Option<Compression>,
+}
+
+/// What a vertex came to.
+#[derive(Debug, Clone)]
+pub struct Solved {
+    /// The identity of the result: what keys above are made of.
+    pub class: Digest,
+    /// The result.
+    pub value: Value,
+    /// When its layer was made, nanoseconds since 1970.
+    pub created: Option<u64>,
+    /// Whether the class only means something in this build: a directory of the client.
+    is_of_session: bool,
+    /// Whether it was found rather than made.
+    pub is_cached: bool,
+}
+
+/// A result.
+#[derive(Debug, Clone)]
+pub enum Value {
+    /// Layers, lowest first.
+    Chain(Arc<[Digest]>),
+    /// A directory of the client.
+    Local(LocalSource),
+}
+
+/// What a whole build came to.
+pub struct Solution {
+    /// For each vertex that was needed.
+    pub solved: BTreeMap<VertexId, Solved>,
+}
+
+impl Solution {
+    /// Returns the layers of an edge; none for the empty file system.
+    pub fn chain(&self, edge: Option<Edge>) -> Vec<Digest> {
+        match edge.and_then(|edge| self.solved.get(&edge.vertex)) {
+            Some(Solved { value: Value::Chain(chain), .. }) => chain.to_vec(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// The identity of the empty file system.
+const SCRATCH: &str = "kiln.scratch.v1";
+
+impl Solver<'_> {
+    /// Solves everything that `root` needs.
+    ///
+    /// # Errors
+    /// Of the first vertex that fails; what runs beside it is stopped, what was finished is kept.
+    pub fn solve(&self, root: Option<Edge>) -> Result<Solution, BuildError> {
+        let needed = self.needed(root);
+        let run = Run::new(self, &needed)?;
+        run.all(needed)
+    }
+
+    fn needed(&self, root: Option<Edge>) -> BTreeSet<VertexId> {
+        let mut needed = BTreeSet::new();
+        let mut ahead: Vec<VertexId> = root.iter().map(|edge| edge.vertex).collect();
+        while let Some(id) = ahead.pop() {
+            if needed.insert(id) {
+                ahead.extend(self.graph.vertex(id).inputs.iter().flatten().map(|edge| edge.vertex));
+            }
+        }
+        needed
+    }
+}
+
+/// One solve in progress.
+struct Run<'s> {
+    solver: &'s Solver<'s>,
+    contents: Contents,
+    // Kept for as long as private files of archives may be read.
+    _scratch: kiln_cache::Scratch,
+    /// Makes the classes of this build's local directories unlike all others.
+    session: Digest,
+    /// Vertices on whose directory a command may run.
+    below_exec: BTreeSet<VertexId>,
+    /// Vertices whose layer is in the result.
+    in_result: BTreeSet<VertexId>,
+    contexts: Mutex<BTreeMap<String, Arc<OnceLock<Result<Arc<LocalContext>, String>>>>>,
+    slots: Slots,
+}
+
+/// Limits how many commands run at once.
+struct Slots {
+    free: Mutex<usize>,
+    changed: Condvar,
+}
+
+type Outcome = (VertexId, Result<Solved, BuildError>);
+
+impl<'s> Run<'s> {
+    fn new(solver: &'s Solver<'s>, needed: &BTreeSet<VertexId>) -> Result<Self, BuildError> {
+        let scratch = solver.store.scratch("build").map_err(|error| BuildError::environment(chain(&error)))?;
+        let contents = Contents::new(solver.layers.clone(), scratch.path().to_path_buf());
+        let mut run = Self {
+            solver,
+            contents,
+            session: session(scratch.path()),
+            _scratch: scratch,
+            below_exec: BTreeSet::new(),
+            in_result: BTreeSet::new(),
+            contexts: Mutex::default(),
+            slots: Slots { free: Mutex::new(solver.jobs.unwrap_or(usize::MAX)), changed: Condvar::new() },
+        };
+        // Inputs come before their users, so one pass from the end sees users first.
+        for id in needed.iter().rev() {
+            let vertex = solver.graph.vertex(*id);
+            let is_root_of_exec = matches!(vertex.op, Op::Exec(_)) || run.below_exec.contains(id);
+            if is_root_of_exec && let Some(Some(edge)) = vertex.inputs.first() {
+                run.below_exec.insert(edge.vertex);
+            }
+        }
+        if let Some(last) = needed.last() {
+            let mut at = Some(*last);
+            while let Some(id) = at {
+                run.in_result.insert(id);
+                let vertex = solver.graph.vertex(id);
+                if matches!(vertex.op, Op::Merge) {
+                    run.in_result.extend(vertex.inputs.iter().flatten().map(|edge| edge.vertex));
+                }
+                at = vertex.inputs.first().copied().flatten().map(|edge| edge.vertex);
+            }
+        }
+        Ok(run)
+    }
+
+    fn all(self, needed: BTreeSet<VertexId>) -> Result<Solution, BuildError> {
+        let graph = self.solver.graph;
+        let mut waiting: BTreeMap<VertexId, usize> = BTreeMap::new();
+        let mut users: BTreeMap<VertexId, Vec<VertexId>> = BTreeMap::new();
+        let mut ready: Vec<VertexId> = Vec::new();
+        for id in &needed {
+            let inputs: BTreeSet<VertexId> =
+                graph.vertex(*id).inputs.iter().flatten().map(|edge| edge.vertex).collect();
+            for input in &inputs {
+                users.entry(*input).or_default().push(*id);
+            }
+            if inputs.is_empty() {
+                ready.push(*id);
+            } else {
+                waiting.insert(*id, inputs.len());
+            }
+        }
+        ready.reverse();
+        let mut solved: BTreeMap<VertexId, Solved> = BTreeMap::new();
+        let mut failure: Option<BuildError> = None;
+        let this = &self;
+        std::thread::scope(|scope| {
+            let (sender, outcomes) = mpsc::channel::<Outcome>();
+            let mut active = 0usize;
+            loop {
+                while let Some(id) = ready.pop() {
+                    if failure.is_some() || this.cancel().is_cancelled() {
+                        continue;
+                    }
+                    let inputs: Vec<Option<Solved>> = graph
+                        .vertex(id)
+                        .inputs
+                        .iter()
+                        .map(|input| input.and_then(|edge| solved.get(&edge.vertex).cloned()))
+                        .collect();
+                    match this.quick(id, &inputs) {
+                        Some(result) => {
+                            solved.insert(id, result);
+                            release(id, &users, &mut waiting, &mut ready);
+                        }
+                        None => {
+                            active += 1;
+                            let sender = sender.clone();
+                            scope.spawn(move || {
+                                let result = this.slow(id, &inputs);
+                                // The receiver lives until every thread has reported.
+                                let _ = sender.send((id, result));
+                            });
+                        }
+                    }
+                }
+                if active == 0 {
+                    break;
+                }
+                let Ok((id, result)) = outcomes.recv() else { break };
+                active -= 1;
+                match result {
+                    Ok(result) => {
+                        // Packing a finished layer goes on beside the steps after it.
+                        if let Some((layer, compression)) = this.to_compress(id, &result) {
+                            scope.spawn(move || {
+                                if let Err(error) = this.solver.layers.descriptor(&layer, compression) {
+                                    tracing::debug!(%error, "compressing {layer} beside the build failed");
+                                }
+                            });
+                        }
+                        solved.insert(id, result);
+                        release(id, &users, &mut waiting, &mut ready);
+                    }
+                    Err(error) => {
+                        // The target needs everything that was started: nothing of it can succeed now.
+                        this.cancel().cancel();
+                        let is_first = failure.as_ref().is_none_or(|first| first.kind == crate::Kind::Cancelled);
+                        if is_first {
+                            failure = Some(error);
+                        }
+                    }
+                }
+            }
+        });
+        self.save_contexts();
+        match failure {
+            Some(failure) => Err(failure),
+            None if solved.len() < needed.len() => Err(BuildError::cancelled()),
+            None => Ok(Solution { solved }),
+        }
+    }
+
+    /// The layer that a command made, if the result will need its blob.
+    fn to_compress(&self, id: VertexId, solved: &Solved) -> Option<(Digest, Compression)> {
+        let compression = self.solver.compression?;
+        let is_new = !solved.is_cached && self.in_result.contains(&id);
+        let is_exec = matches!(self.solver.graph.vertex(id).op, Op::Exec(_));
+        match &solved.value {
+            Value::Chain(chain) if is_new && is_exec => Some((*chain.last()?, compression)),
+            _ => None,
+        }
+    }
+
+    fn cancel(&self) -> &Cancel {
+        &self.solver.client.cancel
+    }
+
+    fn save_contexts(&self) {
+        for context in self.contexts.lock().expect("no panic under the lock").values() {
+            if let Some(Ok(context)) = context.get() {
+                context.save();
+            }
+        }
+    }
+
+    /// What needs no work: sources, merges, and steps whose definition is known.
+    fn quick(&self, id: VertexId, inputs: &[Option<Solved>]) -> Option<Solved> {
+        let vertex = self.solver.graph.vertex(id);
+        match &vertex.op {
+            Op::Source(Source::Image { .. } | Source::OciLayout { .. }) => self.image(vertex),
+            Op::Source(Source::Local(local)) => {
+                let mut hasher = Hasher::domain("kiln.local.v1");
+                hasher.digest(&self.session).field(&local.name);
+                let value = Value::Local(local.clone());
+                Some(Solved { class: hasher.finish(), value, created: None, is_of_session: true, is_cached: true })
+            }
+            Op::Source(_) => None,
+            Op::Merge => Some(merge(inputs)),
+            Op::Exec(_) | Op::File(_) => {
+                if vertex.ignore_cache || is_of_session(inputs) {
+                    return None;
+                }
+                let found = self.look_up(&key::definition(&op_digest(vertex), &classes(inputs)))?;
+                self.solver.steps.start(&vertex.name).cached();
+                Some(found)
+            }
+        }
+    }
+
+    fn image(&self, vertex: &Vertex) -> Option<Solved> {
+        let chain = self.image_chain(vertex)?;
+        self.solver.steps.start(&vertex.name).done();
+        // The chain of contents is the identity: a moved tag with the same layers is the same.
+        let class = match kiln_oci::chain_id(&chain) {
+            Some(chain_id) => {
+                let mut hasher = Hasher::domain("kiln.image.v1");
+                hasher.digest(&chain_id);
+                hasher.finish()
+            }
+            None => scratch_class(),
+        };
+        Some(Solved { class, value: Value::Chain(chain.into()), created: None, is_of_session: false, is_cached: true })
+    }
+
+    fn image_chain(&self, vertex: &Vertex) -> Option<Vec<Digest>> {
+        let platform = vertex.platform.as_ref();
+        match &vertex.op {
+            Op::Source(Source::Image { reference }) => {
+                let (_, digest) = reference.rsplit_once('@')?;
+                self.solver.images.chain(&digest.parse().ok()?, platform)
+            }
+            Op::Source(Source::OciLayout { digest, .. }) => self.solver.images.chain(digest, platform),
+            _ => None,
+        }
+    }
+
+    /// Finds a result that can be had.
+    fn look_up(&self, key: &Digest) -> Option<Solved> {
+        let record = self.solver.store.lookup(key)?;
+        let chain = record.outputs.first()?;
+        if !chain.iter().all(|diff_id| self.solver.layers.is_available(diff_id)) {
+            return None;
+        }
+        Some(Solved {
+            class: record.class,
+            value: Value::Chain(chain.clone().into()),
+            created: Some(record.created),
+            is_of_session: false,
+            is_cached: true,
+        })
+    }
+
+    /// Everything else: content keys, and work.
+    fn slow(&self, id: VertexId, inputs: &[Option<Solved>]) -> Result<Solved, BuildError> {
+        let vertex = self.solver.graph.vertex(id);
+        let step = self.solver.steps.start(&vertex.name);
+        let job = Job { run: self, id, vertex, inputs, step: &step };
+        match job.solve() {
+            Ok(solved) if solved.is_cached => {
+                step.cached();
+                Ok(solved)
+            }
+            Ok(solved) => {
+                step.done();
+                Ok(solved)
+            }
+            Err(mut error) => {
+                error.location = error.location.or_else(|| vertex.location.clone());
+                error.step.get_or_insert_with(|| vertex.name.clone());
+                step.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens and walks a directory of the client, once.
+    fn context(&self, local: &LocalSource) -> Result<Arc<LocalContext>, BuildError> {
+        let cell = self.contexts.lock().expect("no panic under the lock").entry(local.name.clone()).or_default().clone();
+        let walked = cell.get_or_init(|| {
+            let shown = if local.name == "context" { "build context".to_owned() } else { format!("context {}", local.name) };
+            let step = self.solver.steps.start(format!("[internal] load {shown}"));
+            let walk = || -> Result<LocalContext, BuildError> {
+                let root = self
+                    .solver
+                    .client
+                    .contexts
+                    .open(&local.name)
+                    .map_err(|error| BuildError::input(format!("cannot open the {shown}: {error}")))?;
+                let memo = Memo::open(self.solver.store, &root.path);
+                LocalContext::walk(root, &local.follow_paths, memo).map_err(|error| BuildError::input(chain(&error)))
+            };
+            step.end(walk()).map(Arc::new).map_err(|error| error.message)
+        });
+        walked.clone().map_err(BuildError::input)
+    }
+}
+
+fn release(
+    id: VertexId,
+    users: &BTreeMap<VertexId, Vec<VertexId>>,
+    waiting: &mut BTreeMap<VertexId, usize>,
+    ready: &mut Vec<VertexId>,
+) {
+    for user in users.get(&id).into_iter().flatten() {
+        if let Some(left) = waiting.get_mut(user) {
+            *left -= 1;
+            if *left == 0 {
+                ready.push(*user);
+            }
+        }
+    }
+}
+
+fn classes(inputs: &[Option<Solved>]) -> Vec<Digest> {
+    inputs.iter().map(|input| input.as_ref().map_or_else(scratch_class, |input| input.class)).collect()
+}
+
+fn is_of_session(inputs: &[Option<Solved>]) -> bool {
+    inputs.iter().flatten().any(|input| input.is_of_session)
+}
+
+fn scratch_class() -> Digest {
+    Hasher::domain(SCRATCH).finish()
+}
+
+/// Stacks the inputs' layers.
+fn merge(inputs: &[Option<Solved>]) -> Solved {
+    let mut layers = Vec::new();
+    for input in inputs.iter().flatten() {
+        if let Value::Chain(chain) = &input.value {
+            layers.extend(chain.iter().copied());
+        }
+    }
+    let mut hasher = Hasher::domain("kiln.merge.v1");
+    for class in classes(inputs) {
+        hasher.digest(&class);
+    }
+    Solved {
+        class: hasher.finish(),
+        value: Value::Chain(layers.into()),
+        created: inputs.iter().flatten().filter_map(|input| input.created).next_back(),
+        is_of_session: false,
+        is_cached: true,
+    }
+}
+
+/// A digest that no other build has: of a directory name that is unique in the store, and the time.
+fn session(scratch: &std::path::Path) -> Digest {
+    let mut hasher = Hasher::domain("kiln.session.v1");
+    hasher.field(scratch.as_os_str().as_encoded_bytes());
+    hasher.number(nanoseconds()).number(u64::from(std::process::id()));
+    hasher.finish()
+}
+
+fn nanoseconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
+impl Slots {
+    /// Waits for a free slot; `false` when cancelled meanwhile.
+    fn take(&self, cancel: &Cancel) -> bool {
+        let mut free = self.free.lock().expect("no panic under the lock");
+        while *free == 0 {
+            if cancel.is_cancelled() {
+                return false;
+            }
+            let wait = std::time::Duration::from_millis(100);
+            free = self.changed.wait_timeout(free, wait).expect("no panic under the lock").0;
+        }
+        *free -= 1;
+        true
+    }
+
+    fn give(&self) {
+        *self.free.lock().expect("no panic under the lock") += 1;
+        self.changed.notify_one();
+    }
+}
+
+/// The work on one vertex.
+pub struct Job<'r, 's> {
+    run: &'r Run<'s>,
+    id: VertexId,
+    vertex: &'r Vertex,
+    inputs: &'r [Option<Solved>],
+    step: &'r Step,
+}
+
+impl Job<'_, '_> {
+    /// Returns what the vertex works on.
+    pub fn inputs(&self) -> &[Option<Solved>] {
+        self.inputs
+    }
+
+    /// Returns how the user sees it.
+    pub fn step(&self) -> &Step {
+        self.step
+    }
+
+    /// Returns what opens files.
+    pub fn contents(&self) -> &Contents {
+        &self.run.contents
+    }
+
+    fn solve(&self) -> Result<Solved, BuildError> {
+        if let Op::Source(source) = &self.vertex.op {
+            return Err(unsupported(source));
+        }
+        let store = self.run.solver.store;
+        let op = op_digest(self.vertex);
+        let is_of_session = is_of_session(self.inputs);
+        let definition = (!is_of_session).then(|| key::definition(&op, &classes(self.inputs)));
+        let is_eligible = self.has_content_inputs();
+        // Without any record of this step there is nothing to find: then the content is
+        // hashed while it is copied, and read once instead of twice.
+        if is_eligible && !self.vertex.ignore_cache && store.has_op(&op) {
+            let content = self.content_key()?;
+            if let Some(found) = self.run.look_up(&content) {
+                if let Some(definition) = &definition {
+                    self.alias(definition, &content);
+                }
+                return Ok(found);
+            }
+        }
+        let name = definition.unwrap_or_else(|| op_in_session(&op, &self.run.session));
+        let _lock = self.lock(&name)?;
+        // Somebody else may have been doing the same.
+        if !self.vertex.ignore_cache
+            && let Some(found) = definition.as_ref().and_then(|key| self.run.look_up(key))
+        {
+            return Ok(found);
+        }
+        if self.run.cancel().is_cancelled() {
+            return Err(BuildError::cancelled());
+        }
+        let began = Instant::now();
+        let (diff_id, size) = self.work()?;
+        let seconds = began.elapsed().as_secs_f64();
+        let mut layers: Vec<Digest> = self.base().to_vec();
+        layers.push(diff_id);
+        let content = if is_eligible { Some(self.content_key()?) } else { None };
+        let class = match (self.vertex.ignore_cache, definition, content) {
+            (true, _, _) => fresh_class(&self.run.session, self.id),
+            (false, Some(definition), _) => definition,
+            (false, None, Some(content)) => content,
+            (false, None, None) => fresh_class(&self.run.session, self.id),
+        };
+        let created = self.run.solver.created();
+        let record = |key: Digest| Record {
+            key,
+            class,
+            op,
+            step: self.vertex.name.clone(),
+            outputs: vec![layers.clone()],
+            inputs: self.named_inputs(),
+            seconds,
+            size,
+            created,
+        };
+        for key in definition.iter().chain(&content) {
+            store.record(&record(*key)).map_err(|error| BuildError::environment(chain(&error)))?;
+        }
+        Ok(Solved {
+            class,
+            value: Value::Chain(layers.into()),
+            created: Some(created),
+            is_of_session: false,
+            is_cached: false,
+        })
+    }
+
+    /// Waits until nobody else, here or in another process, is working on the same.
+    fn lock(&self, key: &Digest) -> Result<kiln_cache::StoreLock, BuildError> {
+        loop {
+            let lock = self.run.solver.store.try_lock_key(key).map_err(|error| BuildError::environment(chain(&error)))?;
+            if let Some(lock) = lock {
+                return Ok(lock);
+            }
+            if self.run.cancel().wait(std::time::Duration::from_millis(20)) {
+                return Err(BuildError::cancelled());
+            }
+        }
+    }
+
+    fn alias(&self, definition: &Digest, content: &Digest) {
+        if let Some(mut record) = self.run.solver.store.lookup(content) {
+            record.key = *definition;
+            if let Err(error) = self.run.solver.store.record(&record) {
+                tracing::debug!(%error, "a second key of a result is not kept");
+            }
+        }
+    }
+
+    /// Returns the layers below.
+    pub fn base(&self) -> &[Digest] {
+        match self.inputs.first() {
+            Some(Some(Solved { value: Value::Chain(chain), .. })) => chain,
+            _ => &[],
+        }
+    }
+
+    fn work(&self) -> Result<(Digest, u64), BuildError> {
+        match &self.vertex.op {
+            Op::File(op) => {
+                let sources = self.file_sources()?;
+                let base_chain = self.base();
+                let tree = self.run.solver.layers.tree(base_chain)?;
+                let base = Base { chain: base_chain, tree: &tree, exists: !base_chain.is_empty() };
+                let make = Make {
+                    compression: self.run.solver.compression.filter(|_| self.run.in_result.contains(&self.id)),
+                    directory: self.run.below_exec.contains(&self.id),
+                    now: now(),
+                };
+                let packed = file::run(self.run.solver.store, op, &base, &sources, &self.run.contents, &make)
+                    .map_err(|error| self.explain(&error, &sources))?;
+                Ok((packed.diff_id, packed.size))
+            }
+            Op::Exec(op) => {
+                if !self.run.slots.take(self.run.cancel()) {
+                    return Err(BuildError::cancelled());
+                }
+                let result = exec::run(self.run.solver, self, op);
+                self.run.slots.give();
+                result
+            }
+            Op::Source(_) | Op::Merge => Err(BuildError::bug("a source was given to work on")),
+        }
+    }
+
+    /// Whether some input counts by its content rather than by how it was made.
+    fn has_content_inputs(&self) -> bool {
+        match &self.vertex.op {
+            Op::File(op) => op.actions.iter().any(|action| {
+                matches!(action, FileAction::Copy(copy) if matches!(copy.from, CopyFrom::Input(_)))
+            }),
+            Op::Exec(op) => op.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Bind { .. })),
+            Op::Source(_) | Op::Merge => false,
+        }
+    }
+
+    /// Reads the content of what counts by content.
+    fn content_key(&self) -> Result<Digest, BuildError> {
+        let prints = match &self.vertex.op {
+            Op::File(file_op) => {
+                let sources = self.file_sources()?;
+                for source in sources.values() {
+                    if let file::Source::Local(context) = source {
+                        prefetch(context, file_op)?;
+                    }
+                }
+                file::fingerprints(file_op, &sources, &self.run.contents)
+                    .map_err(|error| self.explain(&error, &sources))?
+            }
+            Op::Exec(exec_op) => exec::fingerprints(self, exec_op)?,
+            Op::Source(_) | Op::Merge => Vec::new(),
+        };
+        let base = self.inputs.first().and_then(Option::as_ref).map_or_else(scratch_class, |input| input.class);
+        Ok(key::content(&content_op_digest(self.vertex), &base, &prints))
+    }
+
+    /// The trees that a file operation copies from, by input.
+    fn file_sources(&self) -> Result<BTreeMap<usize, file::Source>, BuildError> {
+        let mut sources = BTreeMap::new();
+        for (number, input) in self.inputs.iter().enumerate().skip(1) {
+            if let Some(source) = self.source(input.as_ref())? {
+                sources.insert(number, source);
+            }
+        }
+        Ok(sources)
+    }
+
+    /// Returns an input as something to copy from.
+    ///
+    /// # Errors
+    /// When its layers or its directory cannot be had.
+    pub fn source(&self, input: Option<&Solved>) -> Result<Option<file::Source>, BuildError> {
+        Ok(match input.map(|input| &input.value) {
+            None => None,
+            Some(Value::Chain(chain)) => Some(file::Source::Files(self.run.solver.layers.files(chain)?)),
+            Some(Value::Local(local)) => Some(file::Source::Local(self.run.context(local)?)),
+        })
+    }
+
+    fn named_inputs(&self) -> Vec<NamedInput> {
+        let class = |input: &Option<Solved>| input.as_ref().map_or_else(scratch_class, |input| input.class);
+        let mut inputs: Vec<NamedInput> = Vec::new();
+        inputs.push(NamedInput { name: "definition".to_owned(), digest: op_digest(self.vertex), text: Some(self.vertex.name.clone()) });
+        for (number, input) in self.inputs.iter().enumerate() {
+            let name = if number == 0 { "base".to_owned() } else { format!("input {number}") };
+            inputs.push(NamedInput { name, digest: class(input), text: None });
+        }
+        inputs
+    }
+
+    /// Says more about a failed copy than its text does.
+    fn explain(&self, error: &file::FileError, sources: &BTreeMap<usize, file::Source>) -> BuildError {
+        use crate::op::copy::CopyError;
+        if let file::FileError::Layer(error) = error {
+            return crate::layers::failed(error);
+        }
+        let mut built = BuildError::input(chain(error));
+        if let file::FileError::Copy(CopyError::NotFound(path)) = error {
+            built = built.context("failed to compute cache key");
+            built.hint = sources.values().find_map(|source| missing_hint(source, path.trim_matches('"')));
+        }
+        if let file::FileError::Copy(CopyError::Read { .. }) | file::FileError::Read { .. } = error {
+            built = built.hint("check that the file can be read, and that nothing changes it while the build runs");
+        }
+        built
+    }
+}
+
+/// Reads on all cores what a copy of a context will ask for file by file.
+fn prefetch(context: &LocalContext, op: &kiln_frontend::graph::FileOp) -> Result<(), BuildError> {
+    let mut files = Vec::new();
+    for action in &op.actions {
+        if let FileAction::Copy(action) = action {
+            copy::local_files(&context.tree, action, &mut files);
+        }
+    }
+    context.digest_all(&files).map_err(|error| BuildError::input(chain(&error)))
+}
+
+/// Why a file is not there: left out by the ignore file, or nearly spelled like another.
+fn missing_hint(source: &file::Source, path: &str) -> Option<String> {
+    let relative = path.trim_start_matches('/');
+    if let file::Source::Local(context) = source {
+        if let Some((name, patterns)) = &context.ignore
+            && context.path.join(relative).symlink_metadata().is_ok()
+            && let Some(pattern) = patterns.verdict_of(relative).decided_by.and_then(|at| patterns.patterns().get(at))
+        {
+            let (line, text) = (pattern.line, &pattern.text);
+            return Some(format!("`{relative}` is there, but {name}:{line} (`{text}`) leaves it out of the context"));
+        }
+        let near = near_miss(&context.tree, relative);
+        return Some(match near {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("sources are looked up in the context, {}", context.path.display()),
+        });
+    }
+    near_miss(source.tree(), relative).map(|near| format!("did you mean `/{near}`?"))
+}
+
+fn near_miss(tree: &FileNode, path: &str) -> Option<String> {
+    let names = crate::op::files::components(path.as_bytes());
+    let (last, parents) = names.split_last()?;
+    let directory = tree.get(parents)?;
+    let wanted = String::from_utf8_lossy(last);
+    let candidates: Vec<String> = directory.children.keys().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+    let near = kiln_frontend::dockerfile::suggest::closest(&wanted, candidates.iter().map(String::as_str))?;
+    let mut text = String::new();
+    for parent in parents {
+        text.push_str(&String::from_utf8_lossy(parent));
+        text.push('/');
+    }
+    Some(text + near)
+}
+
+fn unsupported(source: &Source) -> BuildError {
+    match source {
+        Source::Http { url, .. } => BuildError::input(format!("ADD of {url}: kiln does not download sources yet"))
+            .hint("download the file beforehand and COPY it, or use `RUN curl`"),
+        Source::Git { remote, .. } => BuildError::input(format!("{remote}: kiln does not check out git sources yet"))
+            .hint("clone the repository beforehand and COPY it"),
+        Source::Image { reference } => BuildError::bug(format!("image {reference} was not resolved")),
+        Source::OciLayout { store, .. } => BuildError::bug(format!("layout {store} was not resolved")),
+        Source::Local(local) => BuildError::bug(format!("directory {} was given to work on", local.name)),
+    }
+}
+
+fn op_in_session(op: &Digest, session: &Digest) -> Digest {
+    let mut hasher = Hasher::domain("kiln.session-op.v1");
+    hasher.digest(op).digest(session);
+    hasher.finish()
+}
+
+fn fresh_class(session: &Digest, id: VertexId) -> Digest {
+    let mut hasher = Hasher::domain("kiln.fresh.v1");
+    hasher.digest(session).number(u64::from(id.0));
+    hasher.finish()
+}
+
+/// The time of the build: seconds and nanoseconds.
+fn now() -> (i64, u32) {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (i64::try_from(since.as_secs()).unwrap_or(0), since.subsec_nanos())
+}
+
+impl Solver<'_> {
+    fn created(&self) -> u64 {
+        nanoseconds()
+    }
+
+    /// Returns the program that sets up sandboxes, read and sealed once.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn program(&self) -> Result<&Program, BuildError> {
+        self.program.get_or_init(|| Program::open(self.program_path)).as_ref().map_err(|error| {
+            BuildError::environment(format!("cannot read the sandbox program {}: {error}", self.program_path.display()))
+        })
+    }
+}

@@ -1,0 +1,399 @@
+//! A directory of the client: walked once, in parallel, pruned by its ignore file; contents
+//! are opened only when somebody needs them.
+//!
+//! Everything is reached from the directory's own descriptor, one component at a time and
+//! without following symlinks, so a tree that changes underneath can make the walk fail but
+//! never lead it outside.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use kiln_cache::context::{Memo, Stat};
+use kiln_frontend::dockerignore::{Hits, Patterns};
+use kiln_oci::{Digest, Hasher};
+use rayon::prelude::*;
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, openat, openat2, statat};
+use rustix::io::Errno;
+
+use crate::op::files::{FileKind, FileMeta, FileNode, Name, Origin};
+use crate::op::wildcard;
+use crate::seam::ContextRoot;
+
+/// The deepest directory that is walked.
+const MAX_DEPTH: usize = 512;
+/// The longest path, as the kernel's PATH_MAX.
+const MAX_PATH: usize = 4096;
+
+/// Why a context could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    /// A file or directory cannot be read.
+    #[error("cannot read {path} in the build context")]
+    Read {
+        /// Relative to the context.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Deeper than any sane tree.
+    #[error("{path}: directories are nested more than {MAX_DEPTH} deep")]
+    TooDeep {
+        /// Its beginning.
+        path: String,
+    },
+    /// Longer than the kernel takes.
+    #[error("{path}: the path is longer than {MAX_PATH} bytes")]
+    TooLong {
+        /// Its beginning.
+        path: String,
+    },
+}
+
+/// A walked context.
+pub struct LocalContext {
+    /// What is in it and not ignored.
+    pub tree: FileNode,
+    /// Its path, for messages.
+    pub path: PathBuf,
+    /// What was left out: the ignore file's name and patterns.
+    pub ignore: Option<(String, Patterns)>,
+    memo: Memo,
+    /// What was hashed in this build: also of files too young for the memo.
+    hashed: Mutex<HashMap<Stat, Digest>>,
+}
+
+/// A file of a context, as it was walked.
+#[derive(Debug)]
+pub struct LocalFile {
+    root: Arc<File>,
+    path: Vec<u8>,
+    /// Its identity and times.
+    pub stat: Stat,
+}
+
+impl LocalFile {
+    /// Opens the file.
+    ///
+    /// # Errors
+    /// When it is gone or is not the file that was walked.
+    pub fn open(&self) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let file = loop {
+            match openat2(&*self.root, &self.path[..], flags, Mode::empty(), resolve) {
+                Err(Errno::AGAIN) => continue,
+                result => break File::from(result?),
+            }
+        };
+        if identity(&rustix::fs::fstat(&file)?) != self.stat {
+            return Err(io::Error::other(format!(
+                "{} changed while the build was reading it",
+                String::from_utf8_lossy(&self.path)
+            )));
+        }
+        Ok(file)
+    }
+}
+
+impl LocalContext {
+    /// Walks a context. `used` are the paths that the build names, absolute within the
+    /// context; empty for all of it. `memo` remembers the digests of earlier builds.
+    ///
+    /// # Errors
+    /// When a directory cannot be read, or is too deep.
+    pub fn walk(context: ContextRoot, used: &[String], memo: Memo) -> Result<Self, LocalError> {
+        let root = Arc::new(context.directory);
+        let ignore = context.ignore;
+        let mut walk = Walk {
+            root: &root,
+            ignore: ignore.as_ref().map(|(_, patterns)| patterns),
+            used: used.iter().map(|path| Used::new(path)).collect(),
+            met_link: AtomicBool::new(false),
+        };
+        let mut tree = walk.run()?;
+        if walk.met_link.load(Ordering::Relaxed) {
+            // A path that is used leads through a symlink: its target may be anywhere.
+            walk.used.clear();
+            tree = walk.run()?;
+        }
+        Ok(Self { tree, path: context.path, ignore, memo, hashed: Mutex::default() })
+    }
+
+    /// Returns the digest of a file's content, reading it only if it is not known.
+    ///
+    /// # Errors
+    /// When it cannot be read, or changed since the walk.
+    pub fn digest(&self, file: &LocalFile) -> io::Result<Digest> {
+        if let Some(digest) = self.known(file) {
+            return Ok(digest);
+        }
+        let mut hasher = Hasher::new();
+        let mut input = file.open()?;
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match input.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => hasher.update(&buffer[..n]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let digest = hasher.finish();
+        self.remember(file, digest);
+        Ok(digest)
+    }
+
+    fn known(&self, file: &LocalFile) -> Option<Digest> {
+        self.memo.get(&file.stat).or_else(|| self.hashed.lock().expect("no panic under the lock").get(&file.stat).copied())
+    }
+
+    /// Reads and remembers every digest that is not known yet, on all cores.
+    ///
+    /// # Errors
+    /// Those of the first file that cannot be read.
+    pub fn digest_all(&self, files: &[&LocalFile]) -> Result<(), LocalError> {
+        let unknown: Vec<_> = files.iter().filter(|file| self.known(file).is_none()).collect();
+        unknown.into_par_iter().try_for_each(|file| {
+            self.digest(file)
+                .map(drop)
+                .map_err(|source| LocalError::Read { path: String::from_utf8_lossy(&file.path).into_owned(), source })
+        })
+    }
+
+    /// Keeps what was learned about a file while it was copied.
+    pub fn remember(&self, file: &LocalFile, digest: Digest) {
+        self.memo.insert(&file.stat, digest);
+        self.hashed.lock().expect("no panic under the lock").insert(file.stat, digest);
+    }
+
+    /// Writes what was learned, if anything was.
+    pub fn save(&self) {
+        if let Err(error) = self.memo.save() {
+            tracing::debug!(%error, "the digests of the context are not remembered");
+        }
+    }
+}
+
+fn identity(stat: &rustix::fs::Stat) -> Stat {
+    let nanoseconds = |seconds: i64, rest: u64| seconds.saturating_mul(1_000_000_000).saturating_add(rest as i64);
+    Stat {
+        dev: stat.st_dev,
+        ino: stat.st_ino,
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        mtime: nanoseconds(stat.st_mtime, stat.st_mtime_nsec as u64),
+        ctime: nanoseconds(stat.st_ctime, stat.st_ctime_nsec as u64),
+    }
+}
+
+/// A path that the build names.
+struct Used {
+    parts: Vec<Vec<u8>>,
+}
+
+impl Used {
+    fn new(path: &str) -> Self {
+        let parts = path.split('/').filter(|part| !matches!(*part, "" | ".")).map(|part| part.as_bytes().to_vec());
+        Self { parts: parts.collect() }
+    }
+
+    /// Whether a path is above, at or below this one.
+    fn touches(&self, path: &[Name]) -> bool {
+        for (part, name) in self.parts.iter().zip(path) {
+            if part.windows(2).any(|two| two == b"**") {
+                return true;
+            }
+            if **part != **name && !wildcard::is_match(part, name) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Whether this path leads to or through `path`.
+    fn leads_through(&self, path: &[Name]) -> bool {
+        path.len() <= self.parts.len() && self.touches(path)
+    }
+}
+
+struct Walk<'a> {
+    root: &'a Arc<File>,
+    ignore: Option<&'a Patterns>,
+    used: Vec<Used>,
+    met_link: AtomicBool,
+}
+
+impl Walk<'_> {
+    fn run(&self) -> Result<FileNode, LocalError> {
+        let mut top = FileNode::empty();
+        if let Ok(stat) = rustix::fs::fstat(self.root.as_fd()) {
+            top.meta.mode = stat.st_mode & 0o7777;
+            top.meta.mtime = (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0));
+        }
+        let directory = self.root.try_clone().map_err(|source| failed(&[], source))?;
+        let hits = self.ignore.map(Patterns::root);
+        top.children = self.directory(directory.into(), &[], hits.as_ref())?;
+        Ok(top)
+    }
+
+    fn directory(&self, fd: OwnedFd, path: &[Name], above: Option<&Hits>) -> Result<BTreeMap<Name, FileNode>, LocalError> {
+        if path.len() > MAX_DEPTH {
+            return Err(LocalError::TooDeep { path: shorten(path) });
+        }
+        let mut found = Vec::new();
+        let mut subdirectories = Vec::new();
+        let mut entries = Dir::read_from(&fd).map_err(|error| failed(path, error.into()))?;
+        while let Some(entry) = entries.read() {
+            let entry = entry.map_err(|error| failed(path, error.into()))?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let mut below = path.to_vec();
+            below.push(name.to_bytes().into());
+            if !self.used.is_empty() && !self.used.iter().any(|used| used.touches(&below)) {
+                continue;
+            }
+            let joined = below.join(&b'/');
+            if joined.len() > MAX_PATH {
+                return Err(LocalError::TooLong { path: shorten(&below) });
+            }
+            let stat = match statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                // It was removed between the listing and the look.
+                Err(Errno::NOENT) => continue,
+                Err(error) => return Err(failed(&below, error.into())),
+            };
+            let kind = match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+                rustix::fs::FileType::RegularFile => FileKind::Regular,
+                rustix::fs::FileType::Directory => FileKind::Directory,
+                rustix::fs::FileType::Symlink => FileKind::Symlink,
+                rustix::fs::FileType::CharacterDevice => FileKind::Char,
+                rustix::fs::FileType::BlockDevice => FileKind::Block,
+                rustix::fs::FileType::Fifo => FileKind::Fifo,
+                // Sockets belong to running programs.
+                _ => continue,
+            };
+            let mut is_ignored = false;
+            let mut hits = None;
+            if let (Some(ignore), Some(above)) = (self.ignore, above) {
+                let text = String::from_utf8_lossy(&joined);
+                if kind == FileKind::Directory {
+                    let (verdict, below) = ignore.enter(above, &text);
+                    is_ignored = verdict.matched;
+                    hits = Some(below);
+                } else {
+                    is_ignored = ignore.verdict(above, &text).matched;
+                }
+                if is_ignored && (kind != FileKind::Directory || ignore.can_prune(&text)) {
+                    continue;
+                }
+            }
+            let meta = self.metadata(&fd, name.to_owned(), kind, &stat).map_err(|error| failed(&below, error))?;
+            if kind == FileKind::Symlink && self.used.iter().any(|used| used.leads_through(&below)) {
+                self.met_link.store(true, Ordering::Relaxed);
+            }
+            let mut node = FileNode::leaf(meta, Origin::None);
+            if kind == FileKind::Regular {
+                let file = LocalFile { root: self.root.clone(), path: joined, stat: identity(&stat) };
+                node.origin = Origin::Local(Arc::new(file));
+                node.link_group = (stat.st_nlink > 1).then_some(stat.st_ino);
+            }
+            let name: Name = name.to_bytes().into();
+            if kind == FileKind::Directory {
+                subdirectories.push((name, below, node, is_ignored, hits));
+            } else {
+                found.push((name, node));
+            }
+        }
+        let walked: Vec<_> = subdirectories
+            .into_par_iter()
+            .map(|(name, below, mut node, is_ignored, hits)| {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let child = match openat(&fd, &name[..], flags, Mode::empty()) {
+                    Ok(child) => child,
+                    Err(Errno::NOENT) => return Ok(None),
+                    Err(error) => return Err(failed(&below, error.into())),
+                };
+                node.children = self.directory(child, &below, hits.as_ref())?;
+                // An ignored directory is only there for what is below it.
+                let is_kept = !is_ignored || !node.children.is_empty();
+                Ok(is_kept.then_some((name, node)))
+            })
+            .collect::<Result<_, _>>()?;
+        found.extend(walked.into_iter().flatten());
+        Ok(found.into_iter().collect())
+    }
+
+    /// Reads what a stat does not tell. Owners are root's: a checkout belongs to whoever made it.
+    fn metadata(&self, fd: &OwnedFd, name: CString, kind: FileKind, stat: &rustix::fs::Stat) -> io::Result<FileMeta> {
+        let target = if kind == FileKind::Symlink {
+            rustix::fs::readlinkat(fd, &name, Vec::new())?.into_bytes()
+        } else {
+            Vec::new()
+        };
+        let xattrs = match kind {
+            FileKind::Regular | FileKind::Directory => xattrs(fd, &name)?,
+            _ => BTreeMap::new(),
+        };
+        let is_device = matches!(kind, FileKind::Char | FileKind::Block);
+        Ok(FileMeta {
+            kind,
+            mode: stat.st_mode & 0o7777,
+            uid: 0,
+            gid: 0,
+            mtime: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+            size: if kind == FileKind::Regular { u64::try_from(stat.st_size).unwrap_or(0) } else { 0 },
+            target,
+            device: if is_device {
+                (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev))
+            } else {
+                (0, 0)
+            },
+            xattrs,
+        })
+    }
+}
+
+/// Reads the extended attributes that belong to a file rather than to its host.
+fn xattrs(fd: &OwnedFd, name: &CString) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    let mut path = format!("/proc/self/fd/{}/", fd.as_raw_fd()).into_bytes();
+    path.extend(name.to_bytes());
+    let mut list = [0u8; 4096];
+    let length = match rustix::fs::llistxattr(&path[..], &mut list) {
+        Ok(length) => length,
+        Err(Errno::NOTSUP | Errno::NOENT) => 0,
+        Err(error) => return Err(error.into()),
+    };
+    let mut found = BTreeMap::new();
+    for key in list[..length].split(|byte| *byte == 0) {
+        if !(key.starts_with(b"user.") || key == b"security.capability") {
+            continue;
+        }
+        let mut value = vec![0u8; 64 << 10];
+        let length = rustix::fs::lgetxattr(&path[..], key, &mut value)?;
+        value.truncate(length);
+        found.insert(key.to_vec(), value);
+    }
+    Ok(found)
+}
+
+fn failed(path: &[Name], source: io::Error) -> LocalError {
+    let path = if path.is_empty() { ".".to_owned() } else { shorten(path) };
+    LocalError::Read { path, source }
+}
+
+fn shorten(path: &[Name]) -> String {
+    let text = String::from_utf8_lossy(&path.join(&b'/')).into_owned();
+    match text.char_indices().nth(200) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+

@@ -1,0 +1,317 @@
+//! Making a layer from entries, in one pass: index, diff id, and on demand a blob and the
+//! directory form.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use kiln_oci::{Descriptor, Digest, Hasher};
+
+use super::directory::Directory;
+use super::entry::{Content, NewEntry, NewKind};
+use super::header::{BLOCK, HeaderError, TarHeader, end_of_archive};
+use super::index::{Builder, Change, LayerIndex, Put};
+use super::stream::Stream;
+use super::{Compression, LayerError, show, whiteout};
+use crate::file::At;
+use crate::store::Scratch;
+use crate::tree::Meta;
+use crate::{FileError, Store};
+
+/// What to make of a new layer, beside its index.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pack {
+    /// A blob.
+    pub compression: Option<Compression>,
+    /// The directory form.
+    pub directory: bool,
+}
+
+/// A layer that was made.
+#[derive(Debug, Clone)]
+pub struct Packed {
+    /// Its identity.
+    pub diff_id: Digest,
+    /// The length of its tar stream.
+    pub size: u64,
+    /// Its index.
+    pub index: Arc<LayerIndex>,
+    /// Its blob, when one was asked for.
+    pub blob: Option<Descriptor>,
+}
+
+/// Makes a layer of `entries`, which must come in the order of a walk (names compared as bytes,
+/// a directory before what is in it, whiteouts by the name that they take away) and contain the
+/// directories that everything is in.
+///
+/// Files are read when their turn comes. The layer appears in the store when all is done.
+///
+/// # Errors
+/// When an entry cannot be read or represented, when a file is shorter or longer than it should
+/// be, or when the store cannot be written.
+pub fn pack(
+    store: &Store,
+    entries: impl Iterator<Item = Result<NewEntry, LayerError>>,
+    options: &Pack,
+) -> Result<Packed, LayerError> {
+    let scratch = if options.directory { Some(store.ingest_scratch("layer")?) } else { None };
+    let directory = scratch.as_ref().map(|scratch| Directory::create(&scratch.path().join("fs"))).transpose()?;
+    let mut packer = Packer::new(store, options.compression, directory);
+    for entry in entries {
+        packer.add(entry?)?;
+    }
+    let packed = packer.finish()?;
+    publish(store, &packed, scratch.as_ref())?;
+    Ok(packed)
+}
+
+/// Puts a layer into the store: its note about a blob, its index, and the directory `fs` of
+/// `scratch`.
+pub(crate) fn publish(store: &Store, packed: &Packed, scratch: Option<&Scratch>) -> Result<(), LayerError> {
+    let layer = store.layer(&packed.diff_id);
+    if let Some(blob) = &packed.blob {
+        layer.add_blob(blob, None)?;
+    }
+    layer.publish_index(&packed.index)?;
+    if let Some(scratch) = scratch {
+        publish_directory(store, &packed.diff_id, &scratch.path().join("fs"))?;
+    }
+    Ok(())
+}
+
+/// Renames a complete directory form to its place. One that is there already stays.
+pub(crate) fn publish_directory(store: &Store, diff_id: &Digest, from: &std::path::Path) -> Result<(), FileError> {
+    use std::io::ErrorKind::{AlreadyExists, DirectoryNotEmpty, NotFound};
+    let home = store.layer(diff_id).home();
+    let target = home.join("fs");
+    loop {
+        if target.exists() {
+            return Ok(());
+        }
+        match std::fs::rename(from, &target) {
+            Ok(()) => return Ok(()),
+            Err(error) if matches!(error.kind(), AlreadyExists | DirectoryNotEmpty) => return Ok(()),
+            Err(error) if error.kind() == NotFound && !home.exists() => {
+                std::fs::create_dir_all(&home).at("create", &home)?;
+            }
+            Err(error) => return Err(error).at("create", target),
+        }
+    }
+}
+
+/// A directory and its time.
+type DirectoryTime = (Box<[u8]>, (i64, u32));
+
+/// Turns entries into a layer, one after the other.
+pub(crate) struct Packer {
+    stream: Stream,
+    directory: Option<Directory>,
+    /// The times of directories, set when nothing more is put into them.
+    times: Vec<DirectoryTime>,
+    index: Builder,
+    header: Vec<u8>,
+}
+
+impl Packer {
+    pub(crate) fn new(store: &Store, compression: Option<Compression>, directory: Option<Directory>) -> Self {
+        let stream = Stream::new(store, compression);
+        Self { stream, directory, times: Vec::new(), index: Builder::default(), header: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, mut entry: NewEntry) -> Result<(), LayerError> {
+        check_path(&entry.path)?;
+        let kind = std::mem::replace(&mut entry.kind, NewKind::Directory);
+        match kind {
+            NewKind::File { size, content } => self.add_file(entry, size, content),
+            NewKind::Hardlink(first) => self.add_link(entry, first),
+            NewKind::Whiteout => {
+                let name = whiteout::path_of(&entry.path);
+                self.write_header(&TarHeader { name: &name, kind: b'0', ..TarHeader::default() })?;
+                self.push(&entry.path, Change::Whiteout)?;
+                if let Some(directory) = &mut self.directory {
+                    directory.make_whiteout(&entry.path)?;
+                }
+                Ok(())
+            }
+            kind => {
+                entry.kind = kind;
+                self.add_other(entry)
+            }
+        }
+    }
+
+    fn add_file(&mut self, mut entry: NewEntry, size: u64, content: Content) -> Result<(), LayerError> {
+        entry.kind = NewKind::File { size, content: Content::Bytes(Arc::default()) };
+        let meta = entry.meta(None).expect("a regular file");
+        self.write_header(&header(&entry.path, &meta))?;
+        self.push(&entry.path, Change::Put(Put { meta: meta.clone(), implied: false, opaque: false, links: None }))?;
+        let mut output = match &mut self.directory {
+            Some(directory) => Some(directory.create_file(&entry.path)?),
+            None => None,
+        };
+        let mut hasher = Hasher::new();
+        let changed = || LayerError::Changed { path: show(&entry.path) };
+        match content {
+            Content::Bytes(bytes) => {
+                if bytes.len() as u64 != size {
+                    return Err(changed());
+                }
+                hasher.update(&bytes);
+                if let Some(output) = &mut output {
+                    output.write_all(&bytes).at("write", show(&entry.path))?;
+                }
+                self.stream.write(&bytes)?;
+            }
+            Content::Open(open) => {
+                let mut input = open().at("open", show(&entry.path))?;
+                let mut missing = size;
+                while missing > 0 {
+                    let space = self.stream.space();
+                    let limit = usize::try_from(missing).unwrap_or(usize::MAX).min(space.len());
+                    let count = match input.read(&mut space[..limit]) {
+                        Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                        other => other.at("read", show(&entry.path))?,
+                    };
+                    if count == 0 {
+                        return Err(changed());
+                    }
+                    hasher.update(&space[..count]);
+                    if let Some(output) = &mut output {
+                        output.write_all(&space[..count]).at("write", show(&entry.path))?;
+                    }
+                    self.stream.advance(count)?;
+                    missing -= count as u64;
+                }
+                if input.read(&mut [0]).at("read", show(&entry.path))? > 0 {
+                    return Err(changed());
+                }
+            }
+        }
+        self.stream.pad(BLOCK as u64)?;
+        self.index.set_content(hasher.finish());
+        if let (Some(directory), Some(output)) = (&self.directory, &output) {
+            let meta = Meta { mtime: entry.mtime, ..meta };
+            directory.finish_file(&entry.path, output, &meta, &entry.xattrs)?;
+        }
+        Ok(())
+    }
+
+    fn add_link(&mut self, entry: NewEntry, first: Vec<u8>) -> Result<(), LayerError> {
+        let missing = || LayerError::Unrepresentable {
+            path: show(&entry.path),
+            reason: format!("it is a link to `{}`, which is no earlier file of the layer", show(&first)),
+        };
+        let put = self.index.link(&first).ok_or_else(missing)?;
+        let mut header = header(&entry.path, &put.meta);
+        (header.kind, header.size, header.link) = (b'1', 0, &first);
+        // The first name has it already.
+        header.capability = None;
+        header.device = (0, 0);
+        self.write_header(&header)?;
+        self.push(&entry.path, Change::Put(put))?;
+        if let Some(directory) = &mut self.directory {
+            directory.make_link(&first, &entry.path)?;
+        }
+        Ok(())
+    }
+
+    fn add_other(&mut self, entry: NewEntry) -> Result<(), LayerError> {
+        let meta = entry.meta(None).expect("neither link nor whiteout");
+        let mut name = entry.path.clone();
+        if meta.is_directory() {
+            name.push(b'/');
+        }
+        self.write_header(&header(&name, &meta))?;
+        let exact = Meta { mtime: entry.mtime, ..meta.clone() };
+        let is_directory = meta.is_directory();
+        self.push(&entry.path, Change::Put(Put { meta, implied: false, opaque: false, links: None }))?;
+        let Some(directory) = &mut self.directory else { return Ok(()) };
+        if is_directory {
+            directory.make_directory(&entry.path)?;
+            directory.set_directory(&entry.path, &exact, &entry.xattrs)?;
+            self.times.push((entry.path.into(), exact.mtime));
+        } else {
+            directory.make_special(&entry.path, &exact)?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, path: &[u8], change: Change) -> Result<(), LayerError> {
+        let out_of_order = || LayerError::Unrepresentable {
+            path: show(path),
+            reason: "it comes twice, or not in the order of a walk".to_owned(),
+        };
+        if let Some(parent) = self.index.get(crate::tree::split(path).0)
+            && !matches!(parent, Change::Put(put) if put.meta.is_directory())
+        {
+            let reason = "what it is in is no directory".to_owned();
+            return Err(LayerError::Unrepresentable { path: show(path), reason });
+        }
+        let implied = self.index.push(path, change).ok_or_else(out_of_order)?;
+        if let Some(directory) = &mut self.directory {
+            for path in implied {
+                directory.make_directory(&path)?;
+                directory.set_directory(&path, &Meta::directory(), &Default::default())?;
+                self.times.push((path, (0, 0)));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_header(&mut self, header: &TarHeader<'_>) -> Result<(), LayerError> {
+        self.header.clear();
+        header.encode(&mut self.header).map_err(|error| match &error {
+            HeaderError::Nul(path) | HeaderError::Device { path, .. } => {
+                LayerError::Unrepresentable { path: path.clone(), reason: error.to_string() }
+            }
+        })?;
+        Ok(self.stream.write(&self.header)?)
+    }
+
+    pub(crate) fn finish(mut self) -> Result<Packed, LayerError> {
+        self.header.clear();
+        end_of_archive(&mut self.header);
+        self.stream.write(&self.header)?;
+        if let Some(directory) = &mut self.directory {
+            for (path, mtime) in &self.times {
+                directory.set_time(path, *mtime)?;
+            }
+        }
+        let streamed = self.stream.finish()?;
+        let index = Arc::new(self.index.finish(streamed.diff_id, streamed.size));
+        Ok(Packed { diff_id: streamed.diff_id, size: streamed.size, index, blob: streamed.blob })
+    }
+}
+
+fn header<'a>(name: &'a [u8], meta: &'a Meta) -> TarHeader<'a> {
+    TarHeader {
+        name,
+        kind: meta.kind.code(),
+        mode: meta.mode,
+        uid: meta.uid,
+        gid: meta.gid,
+        size: meta.size,
+        mtime: meta.mtime.0,
+        link: &meta.link,
+        device: meta.device,
+        capability: meta.xattrs.get(super::entry::CAPABILITY).map(Vec::as_slice),
+    }
+}
+
+/// Refuses what no path of a layer can be.
+fn check_path(path: &[u8]) -> Result<(), LayerError> {
+    let refuse = |reason: &str| Err(LayerError::Unrepresentable { path: show(path), reason: reason.to_owned() });
+    if path.len() > 4096 {
+        return refuse("the path is longer than 4096 bytes");
+    }
+    for name in path.split(|&byte| byte == b'/') {
+        match name {
+            b"" | b"." | b".." => return refuse("the path is not a plain relative one"),
+            _ if name.contains(&0) => return refuse("the path has a NUL in it"),
+            _ if name.starts_with(whiteout::PREFIX) => {
+                return refuse("names that start with `.wh.` stand for deleted files in a layer");
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

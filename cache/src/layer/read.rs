@@ -1,0 +1,157 @@
+//! Reading a directory form back into the entries that a tar stream is made of.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::LayerError;
+use super::directory::os;
+use super::entry::{CAPABILITY, Content, NewEntry, NewKind};
+use crate::FileError;
+use crate::file::{At, list};
+
+/// Iterates over what is in a directory form, in the order of a walk. Sockets are left out.
+pub(crate) fn entries(directory: &Path) -> Entries {
+    let mut entries = Entries { directory: directory.to_owned(), open: Vec::new(), links: HashMap::new() };
+    entries.open.push((Vec::new(), None));
+    entries
+}
+
+/// See [`entries`].
+pub(crate) struct Entries {
+    directory: PathBuf,
+    /// The directories on the way, each with the names that are left, the next one last; `None`
+    /// before they are read.
+    open: Vec<(Vec<u8>, Option<Vec<OsString>>)>,
+    /// The first name of each file that has several.
+    links: HashMap<(u64, u64), Vec<u8>>,
+}
+
+impl Iterator for Entries {
+    type Item = Result<NewEntry, LayerError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let (path, names) = self.open.last_mut()?;
+            let names = match names {
+                Some(names) => names,
+                None => match list(&self.directory.join(os(path))) {
+                    Ok(mut found) => {
+                        found.sort_by(|one, two| two.cmp(one));
+                        names.insert(found)
+                    }
+                    Err(error) => {
+                        self.open.clear();
+                        return Some(Err(error.into()));
+                    }
+                },
+            };
+            let Some(name) = names.pop() else {
+                self.open.pop();
+                continue;
+            };
+            let mut child = path.clone();
+            if !child.is_empty() {
+                child.push(b'/');
+            }
+            child.extend_from_slice(name.as_bytes());
+            match self.entry(&child) {
+                Ok(Some(entry)) => {
+                    if matches!(entry.kind, NewKind::Directory) {
+                        self.open.push((child, None));
+                    }
+                    return Some(Ok(entry));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    self.open.clear();
+                    return Some(Err(error.into()));
+                }
+            }
+        }
+    }
+}
+
+impl Entries {
+    fn entry(&mut self, path: &[u8]) -> Result<Option<NewEntry>, FileError> {
+        let full = self.directory.join(os(path));
+        let found = std::fs::symlink_metadata(&full).at("look at", &full)?;
+        let file_type = found.file_type();
+        let device = || (rustix::fs::major(found.rdev()), rustix::fs::minor(found.rdev()));
+        let mut kind = if file_type.is_dir() {
+            NewKind::Directory
+        } else if file_type.is_symlink() {
+            let target = std::fs::read_link(&full).at("read the link", &full)?;
+            NewKind::Symlink(target.into_os_string().into_vec())
+        } else if is_whiteout(&found) {
+            return Ok(Some(NewEntry::new(path, NewKind::Whiteout, 0)));
+        } else if file_type.is_char_device() {
+            NewKind::Char(device().0, device().1)
+        } else if file_type.is_block_device() {
+            NewKind::Block(device().0, device().1)
+        } else if file_type.is_fifo() {
+            NewKind::Fifo
+        } else if file_type.is_file() {
+            let full = full.clone();
+            let open = move || open_file(&full);
+            NewKind::File { size: found.len(), content: Content::Open(Box::new(open)) }
+        } else {
+            return Ok(None);
+        };
+        if file_type.is_file() && found.nlink() > 1 {
+            match self.links.entry((found.dev(), found.ino())) {
+                std::collections::hash_map::Entry::Occupied(first) => kind = NewKind::Hardlink(first.get().clone()),
+                std::collections::hash_map::Entry::Vacant(none) => drop(none.insert(path.to_owned())),
+            }
+        }
+        let mut xattrs = BTreeMap::new();
+        if file_type.is_file()
+            && let Some(value) = attribute(&full, CAPABILITY).at("read an attribute of", &full)?
+        {
+            xattrs.insert(CAPABILITY.to_vec(), value);
+        }
+        let mode = if file_type.is_symlink() { 0o777 } else { found.mode() & 0o7777 };
+        let mtime = (found.mtime(), u32::try_from(found.mtime_nsec()).unwrap_or_default());
+        Ok(Some(NewEntry { path: path.to_owned(), kind, mode, uid: found.uid(), gid: found.gid(), mtime, xattrs }))
+    }
+}
+
+/// Whether this is how an overlay writes that a name is hidden.
+pub(crate) fn is_whiteout(metadata: &Metadata) -> bool {
+    metadata.file_type().is_char_device() && metadata.rdev() == 0
+}
+
+/// Opens a regular file for reading, without following a link in its place.
+pub(crate) fn open_file(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NOATIME;
+    match OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path) {
+        // Only an owner may leave the time of the last access alone.
+        Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => {
+            OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path)
+        }
+        other => other,
+    }
+}
+
+/// Reads an extended attribute of a file, or of a link itself; `None` when it has none.
+pub(crate) fn attribute(path: &Path, name: &[u8]) -> rustix::io::Result<Option<Vec<u8>>> {
+    let mut value = [0; 256];
+    match rustix::fs::lgetxattr(path, name, &mut value) {
+        Ok(length) => Ok(Some(value[..length].to_vec())),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(Errno::RANGE) => {
+            let mut value = vec![0; 64 << 10];
+            let length = rustix::fs::lgetxattr(path, name, &mut value)?;
+            value.truncate(length);
+            Ok(Some(value))
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,32 @@
+//! UndefinedVar: Variables that nothing sets.
+
+use super::{Reporter, Rule};
+use crate::dockerfile::Instruction;
+use crate::dockerfile::suggest::closest;
+
+/// The rule.
+pub(crate) static RULE: Rule = Rule {
+    name: "UndefinedVar",
+    code: "undefined-var",
+    description: "Variables should be defined before their use",
+    has_page: true,
+    is_experimental: false,
+    obeys_comments: true,
+};
+
+/// How many names are looked at for a suggestion.
+const MAX_CANDIDATES: usize = 1_000;
+
+/// Reports a name that was looked up and not found, with the nearest of the names there are.
+pub(crate) fn check<'a>(
+    instruction: &Instruction,
+    name: &str,
+    known: impl Iterator<Item = &'a str>,
+    reporter: &mut Reporter,
+) {
+    let mut message = format!("Usage of undefined variable '${name}'");
+    if let Some(suggestion) = closest(name, known.take(MAX_CANDIDATES)) {
+        message.push_str(&format!(" (did you mean ${suggestion}?)"));
+    }
+    reporter.report(&RULE, message, instruction);
+}

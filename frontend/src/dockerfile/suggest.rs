@@ -1,0 +1,76 @@
+//! "Did you mean": the known name closest to an unknown one.
+
+/// Names at this distance or further are not suggested.
+const TOO_FAR: usize = 3;
+
+/// Names longer than this, in bytes, are not compared.
+const MAX_NAME: usize = 256;
+
+/// Returns the candidate with the smallest edit distance to `name`, if that is below three. Of several the first one
+/// is taken; nothing is suggested for a name that is a candidate itself.
+pub fn closest<'a, S>(name: &str, candidates: impl IntoIterator<Item = &'a S>) -> Option<&'a str>
+where
+    S: AsRef<str> + ?Sized + 'a,
+{
+    let mut best = None;
+    let mut smallest = TOO_FAR;
+    for candidate in candidates {
+        let candidate = candidate.as_ref();
+        if candidate == name {
+            return None;
+        }
+        let distance = distance(name, candidate);
+        if distance < smallest {
+            smallest = distance;
+            best = Some(candidate);
+        }
+    }
+    best
+}
+
+/// Returns the number of insertions, deletions and substitutions that make one text the other; 3 stands for more.
+fn distance(left: &str, right: &str) -> usize {
+    if left.len() > MAX_NAME || right.len() > MAX_NAME {
+        return TOO_FAR;
+    }
+    let left: Vec<char> = left.chars().collect();
+    let right: Vec<char> = right.chars().collect();
+    if left.len().abs_diff(right.len()) >= TOO_FAR {
+        return TOO_FAR;
+    }
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, a) in left.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        let mut least = row[0];
+        for (j, b) in right.iter().enumerate() {
+            let above = row[j + 1];
+            row[j + 1] = (diagonal + usize::from(a != b)).min(above + 1).min(row[j] + 1);
+            diagonal = above;
+            least = least.min(row[j + 1]);
+        }
+        if least >= TOO_FAR {
+            return TOO_FAR;
+        }
+    }
+    row[right.len()].min(TOO_FAR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_closest_name_is_suggested() {
+        assert_eq!(closest("copyy", ["add", "copy"]), Some("copy"));
+        assert_eq!(closest("form", ["from", "for"]), Some("for"));
+        assert_eq!(closest("copy", ["copx", "copy"]), None);
+        assert_eq!(closest("zzzzzz", ["copy"]), None);
+        assert_eq!(closest("x", ["d"]), Some("d"));
+    }
+
+    #[test]
+    fn a_long_name_costs_nothing() {
+        assert_eq!(closest(&"a".repeat(1 << 20), [&"a".repeat((1 << 20) - 20)]), None);
+    }
+}

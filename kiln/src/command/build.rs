@@ -1,0 +1,389 @@
+//! `kiln build`.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use kiln_builder::{BuildError, BuildRequest, BuildResult, Client, Output};
+use kiln_frontend::dockerfile::csv;
+use kiln_frontend::lower;
+use kiln_oci::Platform;
+
+use crate::input::build_file::{self, Found};
+use crate::input::context::{self, LocalContexts, Main};
+use crate::input::results::{LocalResults, write_file};
+use crate::input::secret::NamedSecrets;
+use crate::input::{output, value};
+use crate::message::{self, Failure, SourceText};
+use crate::progress::{Display, Mode};
+use crate::{interrupt, metadata, state, summary};
+
+/// The arguments of `kiln build`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The context directory, or `-` for none and the Dockerfile on standard input
+    #[arg(value_name = "PATH")]
+    context: String,
+    /// Name the image, as `NAME[:TAG]`; may be given several times
+    #[arg(short, long = "tag", value_name = "NAME")]
+    tags: Vec<String>,
+    /// Read this build file, from the current directory, or `-` for standard input [default: PATH/Dockerfile]
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<String>,
+    /// Set a build argument; without a value it is taken from the environment
+    #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
+    build_args: Vec<String>,
+    /// Stop at this stage
+    #[arg(long, value_name = "STAGE")]
+    target: Option<String>,
+    /// Add a label to the image
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    labels: Vec<String>,
+    /// Run every step again
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t, hide_default_value = true, hide_possible_values = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    no_cache: bool,
+    /// Run the steps of these stages again
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    no_cache_filter: Vec<String>,
+    /// Ask the registries again what the tags of base images point to
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t, hide_default_value = true, hide_possible_values = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pull: bool,
+    /// Add or replace a context: a directory, `docker-image://NAME`, `oci-layout://PATH`
+    #[arg(long = "build-context", value_name = "NAME=VALUE")]
+    build_contexts: Vec<String>,
+    /// Say what to make: a directory, `-` for a tar stream, or `type=TYPE,key=value,…`
+    #[arg(short, long = "output", value_name = "OUTPUT")]
+    outputs: Vec<String>,
+    /// Push the image under all its names
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t, hide_default_value = true, hide_possible_values = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    push: bool,
+    /// Put the image into the store, also when other outputs are given
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t, hide_default_value = true, hide_possible_values = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    load: bool,
+    /// Build for this platform
+    #[arg(long = "platform", value_name = "OS/ARCH")]
+    platforms: Vec<String>,
+    /// Give commands this network: `default`, `none`, `host`
+    #[arg(long, value_name = "MODE", default_value = "default", hide_default_value = true)]
+    network: String,
+    /// Add a line to the `/etc/hosts` of commands
+    #[arg(long = "add-host", value_name = "NAME:ADDRESS")]
+    hosts: Vec<String>,
+    /// Set the size of `/dev/shm` for commands
+    #[arg(long, value_name = "SIZE")]
+    shm_size: Option<String>,
+    /// Set a limit for commands
+    #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
+    ulimits: Vec<String>,
+    /// Offer a secret to the steps that ask for it
+    #[arg(long = "secret", value_name = "id=ID,src=FILE|env=NAME")]
+    secrets: Vec<String>,
+    /// Run at most so many commands at the same time
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    jobs: Option<u32>,
+    /// Show progress in this way [default: auto]
+    #[arg(long, value_name = "MODE")]
+    progress: Option<Mode>,
+    /// Show nothing, and print the image's id when it is done
+    #[arg(short, long)]
+    quiet: bool,
+    /// Write the image's id to this file
+    #[arg(long, value_name = "FILE")]
+    iidfile: Option<PathBuf>,
+    /// Write what is known of the result to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    metadata_file: Option<PathBuf>,
+    /// Print the build graph and build nothing
+    #[arg(long, value_name = "FORM")]
+    print: Option<Form>,
+    /// Accepted with `false`, for scripts: kiln makes no provenance attestation
+    #[arg(long, value_name = "false")]
+    provenance: Option<String>,
+    /// Accepted with `false`, for scripts: kiln makes no software bill of materials
+    #[arg(long, value_name = "false")]
+    sbom: Option<String>,
+}
+
+/// In which form a graph is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Form {
+    /// Text, one vertex after the other
+    Graph,
+    /// JSON
+    Json,
+    /// The language of Graphviz
+    Dot,
+}
+
+/// Runs `kiln build`.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let current = std::env::current_dir()
+        .map_err(|error| BuildError::environment(format!("cannot tell the current directory: {error}")))?;
+    let mode = arguments.mode()?;
+    arguments.refuse_attestations()?;
+    let main = context::locate(&arguments.context, &current)?;
+    let named = context::named(&arguments.build_contexts, &current)?;
+    let secrets = NamedSecrets::parse(&arguments.secrets, &current)?;
+    let mut request = arguments.request(&current, named.values)?;
+    output::check_destinations(&request.outputs, io::stdout().is_terminal())?;
+    let Found { file, path } = arguments.build_file(&main, &current)?;
+    let source = SourceText { name: file.name.clone(), text: String::from_utf8_lossy(&file.text).into_owned() };
+    let failed = |error: BuildError| Failure::Error { error, file: Some(source.clone()) };
+    request.options.filename.clone_from(&file.name);
+    request.build_file = file;
+    let contexts = LocalContexts::new(main, path.as_deref(), named.directories)?;
+    if let Some(path) = &arguments.iidfile {
+        // The id of an earlier build must not be taken for this one's.
+        let _ = std::fs::remove_file(path);
+    }
+
+    let engine = state::open()?;
+    let display = Display::start(if arguments.print.is_some() { Mode::Quiet } else { mode });
+    let client = Client {
+        contexts: &contexts,
+        secrets: &secrets,
+        results: &LocalResults,
+        progress: display.sink(),
+        cancel: interrupt::cancel(),
+    };
+    if let Some(form) = arguments.print {
+        let plan = engine.plan(&request, &client).map_err(failed)?;
+        return super::print(&form.draw(&plan));
+    }
+    let result = engine.build(&request, &client);
+    drop(client);
+    drop(display);
+    let result = result.map_err(failed)?;
+    arguments.write_files(&request, &result)?;
+    arguments.report(mode, &request, &result, begun)
+}
+
+impl Arguments {
+    fn mode(&self) -> Result<Mode, BuildError> {
+        if self.quiet {
+            return match self.progress {
+                None | Some(Mode::Quiet) => Ok(Mode::Quiet),
+                Some(_) => Err(BuildError::input("`--quiet` and `--progress` do not go together")),
+            };
+        }
+        match self.progress {
+            Some(mode) => Ok(mode),
+            None => mode_of(&std::env::var("BUILDKIT_PROGRESS").unwrap_or_default()),
+        }
+    }
+
+    fn refuse_attestations(&self) -> Result<(), BuildError> {
+        for (flag, value) in [("provenance", &self.provenance), ("sbom", &self.sbom)] {
+            if let Some(value) = value.as_ref().filter(|value| csv::boolean(value) != Some(false)) {
+                return Err(BuildError::input(format!("`--{flag}={value}`: kiln makes no attestations yet"))
+                    .hint(format!("leave it out, or say `--{flag}=false`")));
+            }
+        }
+        Ok(())
+    }
+
+    fn build_file(&self, main: &Main, current: &Path) -> Result<Found, BuildError> {
+        match (main, self.file.as_deref()) {
+            (Main::Directory(context), file) => build_file::find(file, context, current),
+            (Main::Empty, None) => Ok(Found { file: build_file::from_stdin()?, path: None }),
+            (Main::Empty, Some("-")) => {
+                Err(BuildError::input("invalid argument: can't use stdin for both build context and dockerfile"))
+            }
+            (Main::Empty, Some(_)) => {
+                Err(BuildError::input("with `-f FILE` the context `-` would be an archive, which kiln cannot take yet")
+                    .hint("name a directory instead of `-`"))
+            }
+        }
+    }
+
+    /// Everything but the build file.
+    fn request(
+        &self,
+        current: &Path,
+        contexts: std::collections::BTreeMap<String, String>,
+    ) -> Result<BuildRequest, BuildError> {
+        let mut names = self.tags.iter().map(|text| value::tag(text)).collect::<Result<Vec<_>, _>>()?;
+        let mut outputs = Vec::new();
+        for text in &self.outputs {
+            let parsed = output::parse(text, current)?;
+            names.extend(parsed.names);
+            outputs.push(parsed.output);
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        names.retain(|name| seen.insert(name.to_string()));
+        let outputs = output::combine(outputs, self.push, self.load)?;
+        if names.is_empty() && outputs.iter().any(|output| matches!(output, Output::Image { push: true, .. })) {
+            return Err(
+                BuildError::input("tag is needed when pushing").hint("name the image with `-t REGISTRY/NAME:TAG`")
+            );
+        }
+        let platforms = value::platforms(&self.platforms)?;
+        let options = lower::Request {
+            target: self.target.clone().filter(|target| !target.is_empty()),
+            build_args: value::build_args(&self.build_args, |name| std::env::var(name).ok())?,
+            labels: value::labels(&self.labels)?,
+            platform: None,
+            build_platform: Platform::host(),
+            multi_platform: platforms.len() > 1,
+            contexts,
+            no_cache: self.no_cache,
+            no_cache_filter: self.no_cache_filter.clone(),
+            network: value::network(&self.network)?,
+            extra_hosts: value::hosts(&self.hosts)?,
+            shm_size: self.shm_size.as_deref().map(value::shm_size).transpose()?,
+            ulimits: value::ulimits(&self.ulimits)?,
+            ..lower::Request::default()
+        };
+        Ok(BuildRequest {
+            build_file: kiln_builder::BuildFile { name: String::new(), text: Vec::new() },
+            options,
+            platforms,
+            names,
+            outputs,
+            pull: self.pull,
+            jobs: self.jobs.map(|jobs| jobs as usize),
+        })
+    }
+
+    fn write_files(&self, request: &BuildRequest, result: &BuildResult) -> Result<(), BuildError> {
+        let write = |path: &Path, bytes: &[u8]| {
+            write_file(path, bytes)
+                .map_err(|error| BuildError::environment(format!("cannot write `{}`: {error}", path.display())))
+        };
+        if let (Some(path), Some(image)) = (&self.iidfile, &result.image) {
+            write(path, metadata::id(image).as_bytes())?;
+        }
+        if let Some(path) = &self.metadata_file {
+            write(path, metadata::document(request, result).as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn report(&self, mode: Mode, request: &BuildRequest, result: &BuildResult, begun: Instant) -> Result<(), Failure> {
+        if let (true, Some(image)) = (self.quiet, &result.image)
+            && !request.outputs.iter().any(output::to_stdout)
+        {
+            return super::print(&format!("{}\n", metadata::id(image)));
+        }
+        if matches!(mode, Mode::Quiet | Mode::Rawjson) {
+            return Ok(());
+        }
+        let mut text = message::draw_warnings(&result.warnings);
+        text.push_str(&summary::draw(request, result, begun.elapsed()));
+        let _ = io::stderr().lock().write_all(text.as_bytes());
+        Ok(())
+    }
+}
+
+impl Form {
+    fn draw(self, plan: &lower::Plan) -> String {
+        use kiln_frontend::graph;
+        let mut text = match self {
+            Self::Graph => graph::print::text(&plan.graph, plan.root),
+            Self::Json => graph::print::json(&plan.graph, plan.root),
+            Self::Dot => graph::print::dot(&plan.graph, plan.root),
+        };
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Reads BUILDKIT_PROGRESS.
+fn mode_of(text: &str) -> Result<Mode, BuildError> {
+    match text {
+        "" => Ok(Mode::Auto),
+        text => <Mode as clap::ValueEnum>::from_str(text, true).map_err(|_| {
+            BuildError::input(format!("`{text}` in BUILDKIT_PROGRESS is not a way to show progress"))
+                .hint("use auto, plain, tty, quiet or rawjson")
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn read(words: &[&str]) -> Arguments {
+        Line::try_parse_from([&["build"], words].concat()).unwrap().arguments
+    }
+
+    fn request(words: &[&str]) -> Result<BuildRequest, BuildError> {
+        read(words).request(Path::new("/here"), Default::default())
+    }
+
+    #[test]
+    fn flags_become_a_request() {
+        let request = request(&[
+            "-t",
+            "app:1",
+            "--tag=app:1",
+            "-t",
+            "127.0.0.1:5000/app",
+            "--target",
+            "final",
+            "--label",
+            "a=b",
+            "--no-cache",
+            "--pull=true",
+            "--push=false",
+            "--jobs",
+            "3",
+            "--platform",
+            "linux/amd64",
+            "--network=none",
+            "--shm-size=1g",
+            "--no-cache-filter=a,b",
+            "--ulimit",
+            "nofile=1:2",
+            ".",
+        ])
+        .unwrap();
+        let names: Vec<_> = request.names.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["docker.io/library/app:1", "127.0.0.1:5000/app:latest"]);
+        assert!(request.pull && request.options.no_cache && request.outputs.is_empty());
+        assert_eq!(request.options.no_cache_filter, ["a", "b"]);
+        assert_eq!((request.jobs, request.options.shm_size), (Some(3), Some(1 << 30)));
+    }
+
+    #[test]
+    fn pushing_needs_a_name() {
+        let error = request(&["--push", "."]).unwrap_err();
+        assert_eq!(error.message, "tag is needed when pushing");
+        assert!(error.hint.unwrap().contains("-t"));
+        assert!(request(&["-o", "type=registry,name=a/b", "."]).is_ok());
+    }
+
+    #[test]
+    fn ways_to_show_progress() {
+        assert_eq!(read(&["-q", "."]).mode().unwrap(), Mode::Quiet);
+        assert!(read(&["-q", "--progress=plain", "."]).mode().is_err());
+        assert_eq!(read(&["--progress=rawjson", "."]).mode().unwrap(), Mode::Rawjson);
+        assert_eq!(mode_of("PLAIN").unwrap(), Mode::Plain);
+        assert!(mode_of("fancy").is_err());
+    }
+
+    #[test]
+    fn attestations_can_only_be_declined() {
+        assert!(read(&["--provenance=false", "--sbom=0", "."]).refuse_attestations().is_ok());
+        assert!(read(&["--provenance=mode=max", "."]).refuse_attestations().is_err());
+    }
+
+    #[test]
+    fn standard_input_can_only_be_one_thing() {
+        let error = read(&["-f", "-", "-"]).build_file(&Main::Empty, Path::new("/")).unwrap_err();
+        assert!(error.message.contains("can't use stdin for both"));
+        assert!(read(&["-f", "x", "-"]).build_file(&Main::Empty, Path::new("/")).is_err());
+    }
+}

@@ -1,0 +1,321 @@
+//! Build contexts: the main one, the named ones, and what their ignore files leave out.
+//!
+//! The main context's ignore file is `<build file>.dockerignore` beside the build file, else `.dockerignore` in the
+//! context; a named context has only its own `.dockerignore`. Ignore files inside a context are opened by the kernel with
+//! the context as root, so a symlink in it cannot lead out.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use kiln_builder::BuildError;
+use kiln_builder::seam::{ContextRoot, Contexts};
+use kiln_frontend::dockerignore::{self, Patterns};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use tempfile::TempDir;
+
+const IGNORE_FILE: &str = ".dockerignore";
+
+/// An ignore file is no larger.
+const LARGEST: u64 = 16 << 20;
+
+/// What stands for the context on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Main {
+    /// A directory.
+    Directory(PathBuf),
+    /// `-`: nothing but a build file on standard input.
+    Empty,
+}
+
+/// Looks at the PATH argument. Relative paths are taken from `current`.
+///
+/// # Errors
+/// When it is not a directory, or is something that kiln cannot take yet.
+pub fn locate(text: &str, current: &Path) -> Result<Main, BuildError> {
+    if text == "-" {
+        return Ok(Main::Empty);
+    }
+    let path = current.join(text);
+    match std::fs::metadata(&path) {
+        Ok(found) if found.is_dir() => Ok(Main::Directory(path)),
+        Ok(_) => Err(BuildError::input(format!(
+            "unable to prepare context: `{text}` is a file, and a context is a directory"
+        ))
+        .hint(format!("if it is the build file: `kiln build -f {text} DIRECTORY`"))),
+        Err(_) if is_remote(text) => {
+            Err(BuildError::input(format!("unable to prepare context: kiln cannot fetch a context from `{text}` yet"))
+                .hint("clone or download it, and name the directory"))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let error = BuildError::input(format!("unable to prepare context: path \"{text}\" not found"));
+            Err(error.hint("the last argument is the context directory, often `.`"))
+        }
+        Err(error) => Err(BuildError::input(format!("unable to prepare context: cannot read `{text}`: {error}"))),
+    }
+}
+
+fn is_remote(text: &str) -> bool {
+    ["http://", "https://", "git://", "ssh://", "git@", "github.com/"].iter().any(|start| text.starts_with(start))
+}
+
+/// The contexts that the command line names.
+pub struct LocalContexts {
+    main: Main,
+    empty: Mutex<Option<TempDir>>,
+    /// The ignore file of this build file, where there is one.
+    ignore: Option<(String, Patterns)>,
+    named: BTreeMap<String, PathBuf>,
+}
+
+impl LocalContexts {
+    /// Makes the contexts; `build_file` is the path of the build file, if it has one.
+    ///
+    /// # Errors
+    /// When the build file's own ignore file cannot be read or is malformed.
+    pub fn new(main: Main, build_file: Option<&Path>, named: BTreeMap<String, PathBuf>) -> Result<Self, BuildError> {
+        let ignore = match (&main, build_file) {
+            (Main::Directory(_), Some(path)) => own_ignore_file(path)?,
+            _ => None,
+        };
+        Ok(Self { main, empty: Mutex::new(None), ignore, named })
+    }
+}
+
+impl Contexts for LocalContexts {
+    fn open(&self, name: &str) -> io::Result<ContextRoot> {
+        let name = name.strip_prefix("local:").unwrap_or(name);
+        if let Some(path) = self.named.get(name) {
+            return open_directory(path, None);
+        }
+        if name != "context" {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no context `{name}`")));
+        }
+        match &self.main {
+            Main::Directory(path) => open_directory(path, self.ignore.clone()),
+            Main::Empty => {
+                let mut empty = self.empty.lock().unwrap_or_else(PoisonError::into_inner);
+                let directory = match empty.take() {
+                    Some(directory) => directory,
+                    None => tempfile::tempdir()?,
+                };
+                let root = open_directory(directory.path(), None);
+                *empty = Some(directory);
+                root
+            }
+        }
+    }
+}
+
+fn open_directory(path: &Path, ignore: Option<(String, Patterns)>) -> io::Result<ContextRoot> {
+    let path = path.canonicalize()?;
+    let directory = File::options().read(true).custom_flags(OFlags::DIRECTORY.bits() as i32).open(&path)?;
+    let ignore = match ignore {
+        Some(ignore) => Some(ignore),
+        None => context_ignore_file(&directory)?,
+    };
+    Ok(ContextRoot { directory, path, ignore })
+}
+
+/// Reads `.dockerignore` at the root of a context.
+fn context_ignore_file(directory: impl AsFd) -> io::Result<Option<(String, Patterns)>> {
+    // Not blocking, should it be a pipe.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = loop {
+        match openat2(
+            &directory,
+            IGNORE_FILE,
+            flags,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        ) {
+            // A rename raced with the lookup; the kernel asks us to look again.
+            Err(rustix::io::Errno::AGAIN) => {}
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(in_file(IGNORE_FILE, &error.into())),
+            Ok(file) => break File::from(file),
+        }
+    };
+    let patterns = patterns(&file).map_err(|error| in_file(IGNORE_FILE, &error))?;
+    Ok(Some((IGNORE_FILE.to_owned(), patterns)))
+}
+
+/// Reads `<build file>.dockerignore` beside the build file.
+fn own_ignore_file(build_file: &Path) -> Result<Option<(String, Patterns)>, BuildError> {
+    let mut path = build_file.to_owned().into_os_string();
+    path.push(IGNORE_FILE);
+    let name = Path::new(&path).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    match File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&path) {
+        Ok(file) => {
+            let patterns = patterns(&file).map_err(|error| BuildError::input(in_file(&name, &error).to_string()))?;
+            Ok(Some((name, patterns)))
+        }
+        // What cannot be read is as good as absent, with BuildKit too.
+        Err(_) => Ok(None),
+    }
+}
+
+fn patterns(file: &File) -> io::Result<Patterns> {
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(io::Error::other("it is larger than 16 MiB"));
+    }
+    dockerignore::parse(&String::from_utf8_lossy(&bytes))
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("line {}: {error}", error.line())))
+}
+
+fn in_file(name: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot use `{name}`: {error}"))
+}
+
+/// The named contexts of the command line.
+#[derive(Debug, Default)]
+pub struct Named {
+    /// Name → what the engine is told: `docker-image://…`, `oci-layout://…`, `local:NAME`.
+    pub values: BTreeMap<String, String>,
+    /// The directories behind `local:NAME`.
+    pub directories: BTreeMap<String, PathBuf>,
+}
+
+/// Reads `--build-context NAME=VALUE`. Relative paths are taken from `current`.
+///
+/// # Errors
+/// When one is malformed, or names a directory that does not exist.
+pub fn named(texts: &[String], current: &Path) -> Result<Named, BuildError> {
+    let mut named = Named::default();
+    for text in texts {
+        let wrong = |why: String| BuildError::input(format!("invalid value `{text}` for `--build-context`: {why}"));
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) if !name.is_empty() && !value.is_empty() => (name, value),
+            _ => return Err(wrong("it is not of the form `name=value`".to_owned())),
+        };
+        let told = if let Some(layout) = value.strip_prefix("oci-layout://") {
+            let (path, rest) = split_layout(layout);
+            let path = current.join(path);
+            if !path.join("index.json").is_file() {
+                return Err(wrong(format!("`{}` is not an OCI layout: it has no `index.json`", path.display())));
+            }
+            let path = path.to_str().ok_or_else(|| wrong("the path is not UTF-8".to_owned()))?;
+            format!("oci-layout://{path}{rest}")
+        } else if value.starts_with("docker-image://") {
+            value.to_owned()
+        } else if is_remote(value) {
+            return Err(wrong("kiln cannot fetch a context yet".to_owned())
+                .hint("clone or download it, and name the directory"));
+        } else {
+            let path = current.join(value);
+            if !path.is_dir() {
+                return Err(wrong(format!("`{}` is not a directory", path.display()))
+                    .hint("an image is written `docker-image://NAME`, a layout `oci-layout://PATH`"));
+            }
+            named.directories.insert(name.to_owned(), path);
+            format!("local:{name}")
+        };
+        named.values.insert(name.to_owned(), told);
+    }
+    Ok(named)
+}
+
+/// Splits `path[:tag][@digest]` behind the path.
+fn split_layout(text: &str) -> (&str, &str) {
+    let digest = text.rfind("@sha256:").unwrap_or(text.len());
+    let last = text[..digest].rfind('/').map_or(0, |slash| slash + 1);
+    let tag = text[last..digest].find(':').map_or(digest, |colon| last + colon);
+    text.split_at(tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layout_is_split_behind_its_path() {
+        let digest = format!("@sha256:{}", "a".repeat(64));
+        let cases = [
+            ("a/b", "a/b", String::new()),
+            ("a/b:tag", "a/b", ":tag".to_owned()),
+            ("/a:1/b", "/a:1/b", String::new()),
+            (&format!("a{digest}"), "a", digest.clone()),
+            (&format!("a:t{digest}"), "a", format!(":t{digest}")),
+        ];
+        for (text, path, rest) in cases {
+            assert_eq!(split_layout(text), (path, &*rest), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn named_contexts_are_resolved() {
+        let here = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(here.path().join("layout")).unwrap();
+        std::fs::write(here.path().join("layout/index.json"), "{}").unwrap();
+        let flags =
+            ["img=docker-image://alpine:3", "lay=oci-layout://layout:v1", "dir=layout", "python:3=docker-image://p"];
+        let named = named(&flags.map(str::to_owned), here.path()).unwrap();
+        assert_eq!(named.values["img"], "docker-image://alpine:3");
+        assert_eq!(named.values["lay"], format!("oci-layout://{}/layout:v1", here.path().display()));
+        assert_eq!(named.values["dir"], "local:dir");
+        assert_eq!(named.values["python:3"], "docker-image://p");
+        assert_eq!(named.directories["dir"], here.path().join("layout"));
+        for wrong in ["a", "a=", "=b", "a=nowhere", "a=oci-layout://nowhere", "a=https://example.com/x.git"] {
+            assert!(super::named(&[wrong.to_owned()], here.path()).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_directory_is_refused_with_a_reason() {
+        let here = tempfile::tempdir().unwrap();
+        std::fs::write(here.path().join("f"), "").unwrap();
+        let message = |text: &str| locate(text, here.path()).unwrap_err().message;
+        assert!(message("f").contains("`f` is a file"));
+        assert!(message("nope").ends_with("path \"nope\" not found"));
+        assert!(message("https://example.com/repo.git").contains("cannot fetch"));
+        assert_eq!(locate("-", here.path()).unwrap(), Main::Empty);
+        assert_eq!(locate(".", here.path()).unwrap(), Main::Directory(here.path().join(".")));
+    }
+
+    #[test]
+    fn the_build_files_own_ignore_file_wins() {
+        let here = tempfile::tempdir().unwrap();
+        let path = here.path().join("Dockerfile");
+        std::fs::write(here.path().join(".dockerignore"), "a\n").unwrap();
+        let open = || {
+            let contexts =
+                LocalContexts::new(Main::Directory(here.path().to_owned()), Some(&path), BTreeMap::new()).unwrap();
+            contexts.open("context").unwrap().ignore.unwrap().0
+        };
+        assert_eq!(open(), ".dockerignore");
+        std::fs::write(here.path().join("Dockerfile.dockerignore"), "").unwrap();
+        assert_eq!(open(), "Dockerfile.dockerignore");
+    }
+
+    #[test]
+    fn an_ignore_file_cannot_lead_out_or_hang() {
+        let here = tempfile::tempdir().unwrap();
+        let ignore = here.path().join(".dockerignore");
+        std::os::unix::fs::symlink("/etc/passwd", &ignore).unwrap();
+        let contexts = LocalContexts::new(Main::Directory(here.path().to_owned()), None, BTreeMap::new()).unwrap();
+        assert!(contexts.open("context").unwrap().ignore.is_none());
+        std::fs::remove_file(&ignore).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &ignore, Mode::RUSR).unwrap();
+        assert!(contexts.open("context").is_err());
+        assert!(contexts.open("other").is_err());
+    }
+
+    #[test]
+    fn no_context_is_an_empty_directory_that_goes_away() {
+        let contexts = LocalContexts::new(Main::Empty, None, BTreeMap::new()).unwrap();
+        let path = contexts.open("context").unwrap().path;
+        assert_eq!(contexts.open("context").unwrap().path, path);
+        assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
+        drop(contexts);
+        assert!(!path.exists());
+    }
+}

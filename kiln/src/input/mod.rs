@@ -1,0 +1,9 @@
+//! What the user hands in, checked and turned into what the engine takes: the build file, contexts, outputs, secrets,
+//! and the values of flags.
+
+pub mod build_file;
+pub mod context;
+pub mod output;
+pub mod results;
+pub mod secret;
+pub mod value;

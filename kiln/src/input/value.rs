@@ -1,0 +1,268 @@
+//! The values of simple flags.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use kiln_builder::BuildError;
+use kiln_frontend::graph::Network;
+use kiln_oci::{Platform, Reference};
+
+/// Reads the name of an image to be made; without a tag it is `latest`.
+///
+/// # Errors
+/// When it is not a name, or names a digest, which nobody can choose.
+pub fn tag(text: &str) -> Result<Reference, BuildError> {
+    let reference: Reference =
+        text.parse().map_err(|error| BuildError::input(format!("invalid tag `{text}`: {error}")))?;
+    if reference.digest.is_some() {
+        return Err(BuildError::input(format!("invalid tag `{text}`: a digest cannot be given to an image"))
+            .hint("use `name:tag`"));
+    }
+    Ok(reference.with_default_tag())
+}
+
+/// Reads the name of an existing image; without tag and digest it is `latest`.
+///
+/// # Errors
+/// When it is not a name.
+pub fn reference(text: &str) -> Result<Reference, BuildError> {
+    let reference: Reference =
+        text.parse().map_err(|error| BuildError::input(format!("invalid name `{text}`: {error}")))?;
+    Ok(if reference.digest.is_some() { reference } else { reference.with_default_tag() })
+}
+
+/// Reads `--build-arg`: a name without value takes it from the environment, and is left out when it is not there.
+///
+/// # Errors
+/// When the name is missing.
+pub fn build_args(
+    texts: &[String],
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<BTreeMap<String, String>, BuildError> {
+    let mut arguments = BTreeMap::new();
+    for text in texts {
+        match text.split_once('=') {
+            Some(("", _)) => {
+                return Err(BuildError::input(format!("invalid build argument `{text}`: the name is missing")));
+            }
+            None if text.is_empty() => return Err(BuildError::input("invalid build argument: it is empty")),
+            Some((name, value)) => {
+                arguments.insert(name.to_owned(), value.to_owned());
+            }
+            None => {
+                if let Some(value) = environment(text) {
+                    arguments.insert(text.clone(), value);
+                }
+            }
+        }
+    }
+    // As buildx does: a reproducible build needs no flag.
+    const EPOCH: &str = "SOURCE_DATE_EPOCH";
+    if !texts.iter().any(|text| text.split('=').next() == Some(EPOCH))
+        && let Some(epoch) = environment(EPOCH).filter(|epoch| !epoch.is_empty())
+    {
+        arguments.insert(EPOCH.to_owned(), epoch);
+    }
+    Ok(arguments)
+}
+
+/// Reads `--label`.
+///
+/// # Errors
+/// When the name is missing.
+pub fn labels(texts: &[String]) -> Result<BTreeMap<String, String>, BuildError> {
+    let mut labels = BTreeMap::new();
+    for text in texts {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        if name.is_empty() {
+            return Err(BuildError::input(format!("invalid label `{text}`: the name is missing")));
+        }
+        labels.insert(name.to_owned(), value.to_owned());
+    }
+    Ok(labels)
+}
+
+/// Reads `--platform`, which may hold several, separated by commas.
+///
+/// # Errors
+/// When one is not a platform.
+pub fn platforms(texts: &[String]) -> Result<Vec<Platform>, BuildError> {
+    let mut platforms = Vec::new();
+    for text in texts.iter().flat_map(|text| text.split(',')).filter(|text| !text.is_empty()) {
+        let platform: Platform =
+            text.parse().map_err(|error| BuildError::input(format!("invalid platform `{text}`: {error}")))?;
+        let platform = platform.normalized();
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    Ok(platforms)
+}
+
+/// Reads `--network`.
+///
+/// # Errors
+/// When it is not one of the three.
+pub fn network(text: &str) -> Result<Network, BuildError> {
+    match text {
+        "" | "default" => Ok(Network::Default),
+        "none" => Ok(Network::None),
+        "host" => Ok(Network::Host),
+        other => Err(BuildError::input(format!("network mode `{other}` is not supported by kiln"))
+            .hint("use `default`, `none` or `host`")),
+    }
+}
+
+/// Reads `--add-host`: `name:address` or `name=address`, IPv6 with or without brackets.
+///
+/// # Errors
+/// When the name is missing or the address is none.
+pub fn hosts(texts: &[String]) -> Result<Vec<(String, String)>, BuildError> {
+    texts.iter().map(|text| host(text)).collect()
+}
+
+fn host(text: &str) -> Result<(String, String), BuildError> {
+    let wrong = |why: &str| BuildError::input(format!("invalid host `{text}` for `--add-host`: {why}"));
+    let (name, address) = text
+        .split_once('=')
+        .or_else(|| text.split_once(':'))
+        .ok_or_else(|| wrong("it is not of the form `name:address`"))?;
+    if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(wrong("the name is missing or has blanks in it"));
+    }
+    if address == "host-gateway" {
+        return Err(wrong("`host-gateway` is not supported")
+            .hint("commands use the network of this machine: `127.0.0.1` is the host"));
+    }
+    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+    let address: IpAddr = bare.parse().map_err(|_| wrong(&format!("`{bare}` is not an IP address")))?;
+    Ok((name.to_owned(), address.to_string()))
+}
+
+/// The limits that `--ulimit` knows.
+const LIMITS: [&str; 15] = [
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "sigpending",
+    "stack",
+];
+
+/// Checks `--ulimit`: `name=soft[:hard]`, -1 for no limit.
+///
+/// # Errors
+/// When the name is unknown, a number is none, or the soft limit is above the hard one.
+pub fn ulimits(texts: &[String]) -> Result<Vec<String>, BuildError> {
+    for text in texts {
+        let wrong = |why: String| BuildError::input(format!("invalid limit `{text}` for `--ulimit`: {why}"));
+        let (name, limits) =
+            text.split_once('=').ok_or_else(|| wrong("it is not of the form `name=soft[:hard]`".to_owned()))?;
+        if !LIMITS.contains(&name) {
+            return Err(wrong(format!("there is no limit `{name}`")).hint(format!("known: {}", LIMITS.join(", "))));
+        }
+        let number = |text: &str| match text.parse::<i64>() {
+            Ok(-1) => Ok(u64::MAX),
+            Ok(number) if number >= 0 => Ok(number as u64),
+            _ => Err(wrong(format!("`{text}` is not a number"))),
+        };
+        let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
+        if number(soft)? > number(hard)? {
+            return Err(wrong("the soft limit is above the hard limit".to_owned()));
+        }
+    }
+    Ok(texts.to_vec())
+}
+
+/// Reads `--shm-size`.
+///
+/// # Errors
+/// When it is not a size.
+pub fn shm_size(text: &str) -> Result<u64, BuildError> {
+    crate::units::parse_bytes(text).ok_or_else(|| {
+        BuildError::input(format!("invalid size `{text}` for `--shm-size`")).hint("for example `64m` or `1g`")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn tags_are_completed_and_checked() {
+        assert_eq!(tag("app").unwrap().to_string(), "docker.io/library/app:latest");
+        assert_eq!(tag("127.0.0.1:5000/app:dev").unwrap().to_string(), "127.0.0.1:5000/app:dev");
+        assert!(tag("App").unwrap_err().message.contains("invalid tag `App`"));
+        assert!(tag("").is_err());
+        let digest = format!("app@sha256:{}", "0".repeat(64));
+        assert!(tag(&digest).is_err());
+        assert_eq!(reference(&digest).unwrap().tag, None);
+    }
+
+    #[test]
+    fn build_arguments_come_from_the_flag_or_the_environment() {
+        let environment = |name: &str| match name {
+            "SET" => Some("from env".to_owned()),
+            "SOURCE_DATE_EPOCH" => Some("7".to_owned()),
+            _ => None,
+        };
+        let arguments = build_args(&texts(&["A=1", "A=2=3", "SET", "UNSET", "EMPTY="]), environment).unwrap();
+        let arguments: Vec<_> = arguments.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(arguments, ["A=2=3", "EMPTY=", "SET=from env", "SOURCE_DATE_EPOCH=7"]);
+        let given = build_args(&texts(&["SOURCE_DATE_EPOCH=9"]), environment).unwrap();
+        assert_eq!(given["SOURCE_DATE_EPOCH"], "9");
+        assert!(build_args(&texts(&["=x"]), environment).is_err());
+        assert!(build_args(&texts(&[""]), environment).is_err());
+    }
+
+    #[test]
+    fn labels_may_be_empty_but_not_nameless() {
+        assert_eq!(
+            labels(&texts(&["a=b=c", "d"])).unwrap(),
+            BTreeMap::from([("a".into(), "b=c".into()), ("d".into(), String::new())])
+        );
+        assert!(labels(&texts(&["=c"])).is_err());
+    }
+
+    #[test]
+    fn hosts_have_addresses() {
+        let hosts = hosts(&texts(&["a:1.2.3.4", "b=::1", "c:[fe80::1]", "d:::2"])).unwrap();
+        let shown: Vec<_> = hosts.iter().map(|(name, address)| format!("{name} {address}")).collect();
+        assert_eq!(shown, ["a 1.2.3.4", "b ::1", "c fe80::1", "d ::2"]);
+        for wrong in ["a", "a:", ":1.2.3.4", "a b:1.2.3.4", "a:1.2.3.4\nb", "a:host-gateway", "a:example.com"] {
+            assert!(super::hosts(&texts(&[wrong])).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn limits_are_checked() {
+        assert!(ulimits(&texts(&["nofile=1024:2048", "core=-1", "nproc=5:-1"])).is_ok());
+        for wrong in ["nofile", "files=1", "nofile=x", "nofile=2:1", "nofile=-2", "nofile=1:2:3"] {
+            assert!(ulimits(&texts(&[wrong])).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn platforms_are_listed_once() {
+        let shown: Vec<_> = platforms(&texts(&["linux/amd64,linux/x86_64", "linux/arm64"]))
+            .unwrap()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(shown, ["linux/amd64", "linux/arm64"]);
+        assert!(platforms(&texts(&["linux/"])).is_err());
+    }
+}

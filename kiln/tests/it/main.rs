@@ -1,0 +1,15 @@
+//! The whole program, end to end, on real parts: base images from Debian packages, Debian's
+//! docker-registry on loopback, real namespaces; results are read by skopeo, umoci, runc,
+//! podman and tar.
+
+mod commands;
+mod damage;
+mod exports;
+mod fixture;
+mod flags;
+mod incremental;
+mod interrupted;
+mod language;
+mod projects;
+mod sandbox;
+mod wrong;

@@ -1,0 +1,150 @@
+//! The helper: a fresh process with one thread that makes a sandbox around one command.
+//!
+//! It stays outside as the command's parent: it forks into a new pid namespace, waits, and ends the command when it is told
+//! to or when the engine is gone (its socket closes). The child ([`child`]) builds the sandbox around itself and becomes the
+//! command.
+
+mod child;
+mod devices;
+mod environment;
+mod exec;
+mod kernel_files;
+mod mount;
+mod oom;
+mod overlay;
+mod privilege;
+mod source;
+mod user;
+mod walk;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, pidfd_send_signal, waitpid};
+use rustix::thread::UnshareFlags;
+
+use crate::cancel::timespec;
+use crate::error::Doing;
+use crate::sys;
+use crate::wire::{self, Message, Plan};
+
+/// The first argument that makes a program the helper: it must then call [`main`] before anything else.
+pub const ARGUMENT: &str = "sandbox-init";
+
+/// How long the command's processes have between SIGTERM and SIGKILL.
+const POLITE: Duration = Duration::from_millis(500);
+
+/// Runs as the helper; everything it needs comes over its standard input.
+pub fn main() -> ! {
+    // What cannot be reported is seen by the engine as a socket that closed.
+    let code = if helper().is_ok() { 0 } else { 1 };
+    sys::exit_now(code)
+}
+
+fn helper() -> io::Result<()> {
+    // Above the standard descriptors, and closed by `execve`.
+    let socket = UnixStream::from(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?);
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(&null)?;
+    let plan: Plan = wire::receive(&socket)?;
+    let oom_kills = oom::kills();
+    // Only children move into the new namespace: the first one becomes its init.
+    let forked = sys::unshare(UnshareFlags::NEWPID).and_then(|()| sys::fork());
+    let child = match forked.doing(|| "make a pid namespace".to_owned()) {
+        Ok(Some(child)) => child,
+        Ok(None) => {
+            let error = child::run(&socket, plan);
+            let _ = wire::send(&socket, &Message::Failed(error));
+            sys::exit_now(1)
+        }
+        Err(error) => return wire::send(&socket, &Message::Failed(error)),
+    };
+    drop(plan);
+    // The pipes must end when the command's processes have: not one descriptor of them stays here.
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    let status = watch(&socket, child)?;
+    const KILL: i32 = 9;
+    let (code, signal) = (status.exit_status(), status.terminating_signal());
+    let is_killed = signal == Some(KILL) || code == Some(128 + KILL);
+    wire::send(&socket, &Message::Ended { code, signal, oom: is_killed && oom::kills() > oom_kills })
+}
+
+/// Waits for the end of the command, and brings it about when asked to.
+fn watch(socket: &UnixStream, child: Pid) -> io::Result<WaitStatus> {
+    let pidfd = pidfd_open(child, PidfdFlags::empty())?;
+    let mut is_listening = true;
+    let mut deadline: Option<Instant> = None;
+    loop {
+        let timeout = deadline.map(|deadline| timespec(deadline.saturating_duration_since(Instant::now())));
+        let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
+        if is_listening {
+            fds.push(PollFd::new(socket, PollFlags::IN));
+        }
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(0) => {
+                deadline = None;
+                kill(&pidfd);
+                continue;
+            }
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        let has_ended = !fds[0].revents().is_empty();
+        let has_word = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
+        if has_ended {
+            return reap(child);
+        }
+        if has_word {
+            let mut byte = [0];
+            match rustix::io::read(socket, &mut byte) {
+                Ok(1) if byte[0] == wire::CANCEL => {
+                    ask_to_end(&pidfd);
+                    deadline = Some(Instant::now() + POLITE);
+                }
+                Ok(1) | Err(Errno::INTR) => {}
+                // The engine is gone: nobody waits for politeness.
+                Ok(_) | Err(_) => {
+                    is_listening = false;
+                    kill(&pidfd);
+                }
+            }
+        }
+    }
+}
+
+/// Waits for a child. Of the init of the namespace the kernel reports the end only after that of all others in it.
+fn reap(child: Pid) -> io::Result<WaitStatus> {
+    loop {
+        match waitpid(Some(child), WaitOptions::empty()) {
+            Ok(Some((_, status))) => return Ok(status),
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Sends SIGTERM to every process of the namespace.
+fn ask_to_end(init: &OwnedFd) {
+    // A child of ours is born inside and can reach them all, the init excepted, which is ours to tell.
+    match sys::fork() {
+        Ok(None) => {
+            sys::terminate_all();
+            sys::exit_now(0);
+        }
+        // It must be reaped at once: the namespace does not end while one of its processes is a zombie.
+        Ok(Some(child)) => drop(reap(child)),
+        Err(_) => {}
+    }
+    let _ = pidfd_send_signal(init.as_fd(), Signal::TERM);
+}
+
+fn kill(init: &OwnedFd) {
+    let _ = pidfd_send_signal(init.as_fd(), Signal::KILL);
+}

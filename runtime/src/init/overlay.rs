@@ -1,0 +1,134 @@
+//! Stacks of layers as one mount. The only place where a root file system is put together.
+//!
+//! Layers are handed to the kernel as `/proc/self/fd/N`: short enough for a hundred of them in the single page that kernels
+//! before 6.8 want, free of the characters that need escaping, and nothing of the host's paths shows in the
+//! sandbox's mount table.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, fstat, mkdirat, openat};
+use rustix::mount::MountFlags;
+
+use crate::error::{Doing, SetupError};
+use crate::init::mount::{Attributes, Context, Refusal, Workshop};
+
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// Features that would change what the layers mean. A kernel that does not know one has it off.
+const OFF: [(&str, &str); 3] = [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")];
+
+/// Opens a directory of the host.
+pub fn open_directory(path: &Path) -> Result<OwnedFd, SetupError> {
+    openat(CWD, path, DIRECTORY, Mode::empty()).doing(|| format!("open {}", path.display()))
+}
+
+/// Makes a directory and opens it.
+pub fn make_directory(parent: &OwnedFd, name: &str) -> rustix::io::Result<OwnedFd> {
+    mkdirat(parent, name, Mode::from_raw_mode(0o700))?;
+    openat(parent, name, DIRECTORY, Mode::empty())
+}
+
+/// Opens layers, top first.
+///
+/// Of a directory that occurs more than once only the highest occurrence is kept, since the kernel takes each only once:
+/// everything that a lower one could add is already there from the higher.
+pub fn open_layers(paths: &[PathBuf]) -> Result<Vec<OwnedFd>, SetupError> {
+    let mut layers = Vec::with_capacity(paths.len() + 1);
+    let mut seen = std::collections::HashSet::with_capacity(paths.len());
+    for path in paths {
+        let layer = open_directory(path)?;
+        let stat = fstat(&layer).doing(|| format!("look at {}", path.display()))?;
+        if seen.insert((stat.st_dev, stat.st_ino)) {
+            layers.push(layer);
+        }
+    }
+    Ok(layers)
+}
+
+/// Mounts layers, top first, at `name` in the workshop and returns the root. With a writable pair (upper, work) changes go
+/// to upper; without, at least two layers are needed and nothing can be changed.
+pub fn mount(
+    layers: &[OwnedFd],
+    writable: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
+    attributes: Attributes,
+    workshop: &Workshop,
+    name: &str,
+) -> Result<OwnedFd, Refusal> {
+    let place = workshop.make_directory(name)?;
+    match modern(layers, writable, attributes) {
+        Ok(tree) => {
+            tree.attach(&place)?;
+            Ok(tree.into_fd())
+        }
+        Err(Unsuitable::Old) => {
+            legacy(layers, writable, attributes, &place)?;
+            workshop.open(name)
+        }
+        Err(Unsuitable::Refused(refusal)) => Err(refusal),
+    }
+}
+
+enum Unsuitable {
+    Old,
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Unsuitable {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+fn path(fd: impl AsFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+fn modern(
+    layers: &[OwnedFd],
+    writable: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
+    attributes: Attributes,
+) -> Result<crate::init::mount::Tree, Unsuitable> {
+    let context = Context::open("overlay")?;
+    context.set("source", "overlay")?;
+    for (index, layer) in layers.iter().enumerate() {
+        match context.set("lowerdir+", &path(layer)) {
+            Err(refusal) if index == 0 && refusal.errno() == libc::EINVAL => return Err(Unsuitable::Old),
+            result => result?,
+        }
+    }
+    for (key, value) in OFF {
+        // Refused only where unknown.
+        let _ = context.set(key, value);
+    }
+    if let Some((upper, work)) = writable {
+        context.set("upperdir", &path(upper))?;
+        context.set("workdir", &path(work))?;
+        // No flushing: what a crash leaves is thrown away with the run.
+        let _ = context.set_flag("volatile");
+    }
+    Ok(context.mount(attributes)?)
+}
+
+fn legacy(
+    layers: &[OwnedFd],
+    writable: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
+    attributes: Attributes,
+    place: &OwnedFd,
+) -> Result<(), Refusal> {
+    let lowers: Vec<String> = layers.iter().map(path).collect();
+    let mut options = format!("lowerdir={}", lowers.join(":"));
+    if let Some((upper, work)) = writable {
+        options.push_str(&format!(",upperdir={},workdir={}", path(upper), path(work)));
+    }
+    let flags = if attributes.contains(Attributes::MOUNT_ATTR_NODEV) { MountFlags::NODEV } else { MountFlags::empty() };
+    let mount = |more: &str| {
+        let options = std::ffi::CString::new(format!("{options}{more}")).map_err(|_| rustix::io::Errno::INVAL)?;
+        rustix::mount::mount("overlay", path(place), "overlay", flags, &*options)
+    };
+    let volatile = if writable.is_some() { ",volatile" } else { "" };
+    mount(&format!(",redirect_dir=nofollow,metacopy=off,index=off{volatile}"))
+        .or_else(|_| mount(",redirect_dir=nofollow,index=off"))
+        .or_else(|_| mount(""))
+        .map_err(Refusal::from)
+}

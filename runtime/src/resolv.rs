@@ -1,0 +1,97 @@
+//! The content of `/etc/resolv.conf`.
+//!
+//! With the host's network it is the host's file as it is. Elsewhere resolvers on the host's loopback cannot be reached and
+//! are left out, and the lines come in a fixed order: nameservers, search, options, the rest.
+
+use std::fs;
+use std::net::IpAddr;
+
+use crate::spec::Network;
+
+/// The resolvers used where nothing else is left.
+const FALLBACK: [&str; 4] = ["8.8.8.8", "8.8.4.4", "2001:4860:4860::8888", "2001:4860:4860::8844"];
+
+/// Where systemd keeps the resolvers behind its stub.
+const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
+
+/// Returns the file for a sandbox with this network, from the host's.
+pub fn load(network: Network) -> String {
+    let mut source = read("/etc/resolv.conf");
+    if network == Network::Host {
+        return host(source);
+    }
+    if nameservers(&source).eq(["127.0.0.53"]) {
+        source = read(BEHIND_STUB);
+    }
+    private(&source)
+}
+
+// A host without the file is as good as one with an empty file; a broken encoding is kept as far as it can be read.
+fn read(path: &str) -> String {
+    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
+
+fn nameservers(source: &str) -> impl Iterator<Item = &str> {
+    source.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next() == Some("nameserver")).then(|| words.next()).flatten()
+    })
+}
+
+fn host(source: String) -> String {
+    if nameservers(&source).next().is_some() { source } else { private(&source) }
+}
+
+fn private(source: &str) -> String {
+    let is_loopback = |server: &&str| server.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let mut servers: Vec<&str> = nameservers(source).filter(|server| !is_loopback(server)).collect();
+    if servers.is_empty() {
+        servers.extend(FALLBACK);
+    }
+    let mut search = None;
+    let mut options = Vec::new();
+    let mut rest = Vec::new();
+    for line in source.lines().map(str::trim) {
+        match line.split_whitespace().next() {
+            None | Some("nameserver") => {}
+            Some(word) if word.starts_with(['#', ';']) => {}
+            Some("search" | "domain") => search = Some(line),
+            Some("options") => options.extend(line.split_whitespace().skip(1)),
+            Some(_) => rest.push(line),
+        }
+    }
+    let mut lines: Vec<String> = servers.iter().map(|server| format!("nameserver {server}")).collect();
+    if let Some(line) = search {
+        let names: Vec<&str> = line.split_whitespace().skip(1).collect();
+        lines.push(format!("search {}", names.join(" ")));
+    }
+    if !options.is_empty() {
+        lines.push(format!("options {}", options.join(" ")));
+    }
+    lines.extend(rest.into_iter().map(str::to_owned));
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_private_network_gets_no_loopback_resolvers_and_a_fixed_order() {
+        let source = "# c\nsortlist 1.2.3.4\noptions a\nsearch x\nnameserver 127.0.0.1\nnameserver ::1\nnameserver 9.9.9.9\n\
+                      domain  y z\noptions b\n";
+        assert_eq!(private(source), "nameserver 9.9.9.9\nsearch y z\noptions a b\nsortlist 1.2.3.4\n");
+    }
+
+    #[test]
+    fn without_a_resolver_there_are_known_ones() {
+        assert_eq!(private("nameserver 127.0.0.1").lines().count(), 4);
+        assert_eq!(host("search a\n".to_owned()).lines().count(), 5);
+    }
+
+    #[test]
+    fn the_hosts_network_gets_the_hosts_file() {
+        let source = "search a\nnameserver 127.0.0.53\n# mine\n";
+        assert_eq!(host(source.to_owned()), source);
+    }
+}

@@ -1,0 +1,160 @@
+//! The system calls that no safe wrapper has. All of the crate's `unsafe`, one call per block.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use rustix::process::Pid;
+use rustix::thread::UnshareFlags;
+
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Forks. Only for a process with one thread: the child may then do anything.
+pub fn fork() -> io::Result<Option<Pid>> {
+    // SAFETY: the helper has one thread, so the child's copies of all locks are free.
+    let pid = check(unsafe { libc::fork() }.into())?;
+    Ok(Pid::from_raw(pid as i32))
+}
+
+/// Leaves namespaces.
+pub fn unshare(flags: UnshareFlags) -> io::Result<()> {
+    // SAFETY: CLONE_FILES, the flag that breaks descriptors others hold, is never passed, and there is one thread.
+    Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
+}
+
+/// Sends SIGTERM to every process this one can see except the first and itself.
+pub fn terminate_all() {
+    // SAFETY: sends a signal; no memory is involved. The caller is in the sandbox's pid namespace.
+    unsafe { libc::kill(-1, libc::SIGTERM) };
+}
+
+/// Ends the process without running anything else.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: does not return and touches nothing.
+    unsafe { libc::_exit(code) }
+}
+
+/// Changes the attributes of a mount, and with `recursive` of all below it.
+pub fn mount_setattr(mount: impl AsFd, set: u64, recursive: bool) -> io::Result<()> {
+    let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is an empty NUL-terminated string, the structure lives through the call and has the size passed.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    })
+    .map(drop)
+}
+
+/// Loads a seccomp filter for this process and all it becomes.
+pub fn load_filter(program: &[u64]) -> io::Result<()> {
+    const SET_MODE_FILTER: libc::c_long = 1;
+    const SPEC_ALLOW: libc::c_long = 4;
+    let length = program.len().try_into().map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
+    let load = |flags: libc::c_long| {
+        // SAFETY: `filter` describes `program`, whose elements have the size of a `sock_filter` and a stricter alignment;
+        // the kernel copies it.
+        check(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, &raw const filter) })
+    };
+    // The flag leaves speculation as it is, as other runtimes do; kernels before 4.17 do not know it.
+    load(SPEC_ALLOW).or_else(|_| load(0)).map(drop)
+}
+
+/// Gives all signals their default effect, and blocks none.
+pub fn reset_signals() {
+    // The kernel's own structure, all zero: default handler, no flags, empty mask.
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        // The kernel's call, since the C library keeps two signals to itself, which may have been inherited as ignored.
+        // SAFETY: `default` is as large as the kernel's structure and lives through the call; nothing is written back.
+        // SIGKILL and SIGSTOP are refused, harmlessly.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
+        };
+    }
+    // SAFETY: an all-zero set is a valid, empty set.
+    let empty: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `empty` lives through the call; nothing is written back.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const empty, std::ptr::null_mut()) };
+}
+
+/// Blocks SIGINT, SIGTERM and SIGHUP in this thread and those it starts, and returns a descriptor that they can be read from.
+pub fn interrupt_fd() -> io::Result<OwnedFd> {
+    // SAFETY: a zeroed set is valid storage for `sigemptyset` to fill.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is a valid set of this stack frame.
+    unsafe { libc::sigemptyset(&raw mut set) };
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: `set` is an initialised set, and the signal numbers exist.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
+    }
+    // SAFETY: `set` is initialised; -1 asks for a new descriptor.
+    let fd = check(unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC) }.into())?;
+    // SAFETY: the kernel just gave this descriptor to nobody but us.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    // SAFETY: `set` is initialised; the old mask is not wanted.
+    unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+    Ok(fd)
+}
+
+/// Marks all descriptors from `first` on to be closed by `execve`.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: only sets a flag on descriptors; each stays open and owned as before.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
+}
+
+/// Takes a fresh, empty session keyring, so that the command does not see ours. A kernel without keyrings is fine.
+pub fn new_session_keyring() {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: a null name asks for an anonymous keyring.
+    unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
+}
+
+/// Sets the limit of a resource, by the kernel's number.
+pub fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: the new limit lives through the call, the old one is not asked for, pid 0 is ourselves.
+    check(unsafe {
+        libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, std::ptr::null_mut::<libc::rlimit64>())
+    })
+    .map(drop)
+}
+
+/// Switches the network device `lo` on.
+pub fn loopback_up() -> io::Result<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: all-zero bytes are a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads an `ifreq`, which lives through the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) }.into()).map(drop)
+}
+
+/// Becomes another program; returns only when that fails.
+pub fn execve(path: &CString, args: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (args, env) = (pointers(args), pointers(env));
+    // SAFETY: path and strings are NUL-terminated, both arrays end with a null pointer, and all outlive the call.
+    unsafe { libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}

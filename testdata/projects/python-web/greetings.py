@@ -1,0 +1,5 @@
+"""What the app says."""
+
+
+def greet(name):
+    return f"Hello, {name}!"
