@@ -288,7 +288,7 @@ impl Engine {
                     let (files, contents, _scratch) = self.result_files(work, plan, solution)?;
                     let target = client.results.directory(directory).map_err(|error| write_failed(&error))?;
                     let skipped =
-                        files::directory(&files, &contents, &target).map_err(|error| write_failed(&error))?;
+                        files::directory(&files, &contents, &target, files::Owners::Caller).map_err(|error| write_failed(&error))?;
                     if !skipped.is_empty() {
                         exporting.note(format!("not written, as they are no ordinary files: {}", skipped.join(", ")));
                     }

@@ -4,6 +4,7 @@
 //! and terminal, draws progress and errors, and turns failures into exit codes. It is the only crate that prints.
 
 mod command;
+mod excerpt;
 mod input;
 mod interrupt;
 mod log;

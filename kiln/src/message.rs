@@ -5,27 +5,30 @@
 //!  > [2/2] RUN make:
 //! 0.123 make: *** No targets. Stop.
 //! ------
-//! error: process "/bin/sh -c make" did not complete successfully: exit code: 2
-//!  --> Dockerfile:2:1
-//!   |
-//! 2 | RUN make
-//!   | ^^^^^^^^
+//! Dockerfile:2
+//! --------------------
+//!    1 |     FROM alpine
+//!    2 | >>> RUN make
+//! --------------------
+//! ERROR: failed to solve: process "/bin/sh -c make" did not complete successfully: exit code: 2
 //! hint: …
 //! ```
 //!
-//! Drawing is pure; only [`print`] writes. The exit codes are a promise, kept in `docs/cli.md`.
+//! This is how buildx shows it, so that what reads its output can read ours. Drawing is pure; only [`print`] writes. The
+//! exit codes are a promise, kept in `docs/cli.md`.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::ops::Range;
 use std::process::ExitCode;
 
-use annotate_snippets::renderer::DecorStyle;
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use kiln_builder::{BuildError, Kind};
-use kiln_frontend::dockerfile::Diagnostic;
+use kiln_frontend::check;
+use kiln_frontend::dockerfile::{Diagnostic, Lines};
 
-use crate::progress::text::clean;
+pub use crate::excerpt::SourceText;
+
+use crate::excerpt;
+use crate::progress::text::{clean, one_line};
 
 /// Why a command ended badly.
 #[derive(Debug)]
@@ -39,15 +42,6 @@ pub enum Failure {
     },
     /// Whoever read our output has gone; there is nobody to tell.
     ReaderGone,
-}
-
-/// A build file, for excerpts.
-#[derive(Debug, Clone)]
-pub struct SourceText {
-    /// As the user knows it.
-    pub name: String,
-    /// Its text.
-    pub text: String,
 }
 
 impl From<BuildError> for Failure {
@@ -100,23 +94,38 @@ pub fn colours() -> bool {
 
 /// Draws an error.
 pub fn draw(error: &BuildError, file: Option<&SourceText>, colours: bool) -> String {
-    let mut text = String::new();
+    let (errors, warnings): (Vec<_>, Vec<_>) = error.diagnostics.iter().cloned().partition(Diagnostic::is_error);
+    let mut text = draw_warnings(&warnings);
+    if !text.is_empty() {
+        text.push('\n');
+    }
     if let Some(step) = error.step.as_ref().filter(|_| !error.log.is_empty()) {
-        let _ = writeln!(text, "------\n > {}:", crate::progress::text::one_line(step));
+        let _ = writeln!(text, "------\n > {}:", one_line(step));
         for line in &error.log {
             let _ = writeln!(text, "{}", clean(line.as_bytes()));
         }
         text.push_str("------\n");
     }
-    for diagnostic in &error.diagnostics {
-        draw_diagnostic(diagnostic, file, colours, &mut text);
+    for (number, found) in errors.iter().enumerate() {
+        if number > 0 {
+            text.push('\n');
+        }
+        if let Some(file) = file {
+            excerpt::draw(file, &found.lines, &mut text);
+        }
+        error_line(&found.full_text(), file, colours, &mut text);
+        if let Some(hint) = &found.hint {
+            hint_line(hint, colours, &mut text);
+        }
     }
-    let place = error.location.as_ref().map(|location| Place { span: location.span.clone(), lines: location.lines });
-    excerpt(Level::ERROR, &error.message, place, file, colours, &mut text);
+    if errors.is_empty() {
+        if let (Some(file), Some(location)) = (file, &error.location) {
+            excerpt::draw(file, &[Lines::new(location.lines.0, location.lines.1)], &mut text);
+        }
+        error_line(&error.message, file, colours, &mut text);
+    }
     // Diagnostics have their own hints.
-    if let Some(hint) =
-        error.hint.as_ref().filter(|hint| error.diagnostics.iter().all(|known| known.hint.as_ref() != Some(hint)))
-    {
+    if let Some(hint) = error.hint.as_ref().filter(|hint| errors.iter().all(|known| known.hint.as_ref() != Some(hint))) {
         hint_line(hint, colours, &mut text);
     }
     if error.kind == Kind::Bug {
@@ -132,86 +141,28 @@ pub fn draw_warnings(warnings: &[Diagnostic]) -> String {
         return text;
     }
     let plural = if warnings.len() == 1 { "" } else { "s" };
-    let _ = writeln!(text, "\n {} warning{plural} found:", warnings.len());
+    let _ = writeln!(text, "\n {} warning{plural} found (use `--check` to see the lines):", warnings.len());
     for warning in warnings {
         let line = match warning.lines.first() {
             Some(lines) if lines.first > 0 => format!(" (line {})", lines.first),
             _ => String::new(),
         };
-        let _ = writeln!(text, " - {}: {}{line}", warning.code, clean_lines(&warning.text()));
+        let rule = check::rule(warning.code).map_or(warning.code, |rule| rule.name);
+        let _ = writeln!(text, " - {rule}: {}{line}", clean_lines(&warning.text()));
     }
     text
 }
 
-fn draw_diagnostic(diagnostic: &Diagnostic, file: Option<&SourceText>, colours: bool, text: &mut String) {
-    let level = if diagnostic.is_error() { Level::ERROR } else { Level::WARNING };
-    let span = diagnostic.spans.first().map(|span| span.start..span.end);
-    let lines = diagnostic.lines.first().map(|lines| (lines.first, lines.last));
-    let place = match (span, lines) {
-        (None, None) => None,
-        (span, lines) => Some(Place { span: span.unwrap_or_default(), lines: lines.unwrap_or_default() }),
-    };
-    excerpt(level, &diagnostic.text(), place, file, colours, text);
-    if let Some(hint) = &diagnostic.hint {
-        hint_line(hint, colours, text);
-    }
-    text.push('\n');
-}
-
-struct Place {
-    span: Range<usize>,
-    lines: (usize, usize),
-}
-
-/// Draws a message with the lines it is about.
-fn excerpt(
-    level: Level<'_>,
-    message: &str,
-    place: Option<Place>,
-    file: Option<&SourceText>,
-    colours: bool,
-    text: &mut String,
-) {
-    let message = clean_lines(message);
-    let group = match (place, file) {
-        (Some(place), Some(file)) => {
-            // The renderer shows control characters as pictures, so the text itself stays as it is: spans must fit.
-            let span = span_in(&file.text, &place);
-            level.primary_title(message).element(
-                Snippet::source(file.text.as_str())
-                    .path(file.name.as_str())
-                    .annotation(AnnotationKind::Primary.span(span)),
-            )
-        }
-        _ => Group::with_title(level.primary_title(message)),
-    };
-    let renderer = if colours { Renderer::styled() } else { Renderer::plain() };
-    text.push_str(&renderer.decor_style(DecorStyle::Ascii).render(&[group]));
-    text.push('\n');
-}
-
-/// Returns a span that lies inside the text, on character boundaries. An empty span stands for its lines.
-fn span_in(text: &str, place: &Place) -> Range<usize> {
-    let Range { start, end } = place.span;
-    if start < end && end <= text.len() && text.is_char_boundary(start) && text.is_char_boundary(end) {
-        // The end of the last line is not worth an arrow of its own.
-        let shown = text[start..end].trim_end().len();
-        return start..start + shown.max(1).min(end - start);
-    }
-    let first = place.lines.0.max(1) - 1;
-    let mut at = 0;
-    for (number, line) in text.split_inclusive('\n').enumerate() {
-        if number == first {
-            return at..at + line.trim_end().len();
-        }
-        at += line.len();
-    }
-    text.len()..text.len()
+/// The line that tools look for. What is about a build file has the words in front that they know.
+fn error_line(message: &str, file: Option<&SourceText>, colours: bool, text: &mut String) {
+    let (on, off) = if colours { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+    let context = if file.is_some() { "failed to solve: " } else { "" };
+    let _ = writeln!(text, "{on}ERROR:{off} {context}{}", clean_lines(message));
 }
 
 fn hint_line(hint: &str, colours: bool, text: &mut String) {
     let (on, off) = if colours { ("\x1b[1;36m", "\x1b[0m") } else { ("", "") };
-    let _ = writeln!(text, "{on}hint{off}: {}", clean_lines(hint));
+    let _ = writeln!(text, "{on}hint:{off} {}", clean_lines(hint));
 }
 
 /// Cleans each line of a text of several.
@@ -222,7 +173,7 @@ fn clean_lines(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use insta::assert_snapshot;
-    use kiln_frontend::dockerfile::{Lines, Phase, Span};
+    use kiln_frontend::dockerfile::{Phase, Span};
     use kiln_frontend::graph::Location;
 
     use super::*;
@@ -243,72 +194,52 @@ mod tests {
             status: Some(2),
             ..BuildError::input("process \"/bin/sh -c make   all\" did not complete successfully: exit code: 2")
         };
-        assert_snapshot!(draw(&error.hint("read the lines above"), Some(&file()), false), @r#"
-        ------
-         > [2/2] RUN make   all:
-        0.123 make: *** No rule
-        ------
-        error: process "/bin/sh -c make   all" did not complete successfully: exit code: 2
-         --> docker/app.Dockerfile:2:1
-          |
-        2 | / RUN make \
-        3 | |   all
-          | |_____^
-        hint: read the lines above
-        "#);
+        assert_snapshot!(draw(&error.hint("read the lines above"), Some(&file()), false), @r#""#);
     }
 
     #[test]
     fn every_mistake_in_the_file_is_drawn() {
-        let diagnostic = Diagnostic::error(Phase::Instruction, "unknown-instruction", "unknown instruction: COPPY")
-            .at(Lines::single(4), Span::new(29, 34))
-            .suggest(Some("COPY".to_owned()));
-        let error =
-            BuildError { diagnostics: vec![diagnostic], ..BuildError::input("1 error in `docker/app.Dockerfile`") };
-        assert_snapshot!(draw(&error, Some(&file()), false), @"
-        error: unknown instruction: COPPY (did you mean COPY?)
-         --> docker/app.Dockerfile:4:1
-          |
-        4 | COPPY a b
-          | ^^^^^
+        let unknown = |line| {
+            Diagnostic::error(Phase::Instruction, "unknown-instruction", "unknown instruction: COPPY")
+                .at(Lines::single(line), Span::default())
+                .suggest(Some("COPY".to_owned()))
+        };
+        let diagnostics = vec![unknown(1), unknown(4).hint("read the list")];
+        let error = BuildError { diagnostics, ..BuildError::input("Dockerfile has 2 errors") };
+        assert_snapshot!(draw(&error, Some(&file()), false), @"");
+    }
 
-        error: 1 error in `docker/app.Dockerfile`
-        ");
+    #[test]
+    fn warnings_before_an_error_are_listed_first() {
+        let warning = Diagnostic::warning(Phase::Lower, "maintainer-deprecated", "Maintainer instruction is deprecated");
+        let error = Diagnostic::error(Phase::Lower, "invalid-signal", "invalid signal: X").at(Lines::single(4), Span::default());
+        let error = BuildError { diagnostics: vec![warning, error], ..BuildError::input("2 errors") };
+        assert_snapshot!(draw(&error, Some(&file()), false), @"");
     }
 
     #[test]
     fn an_error_without_a_place_is_a_sentence() {
         let error = BuildError::environment("cannot pull `alpine:3`: the registry answered 429\x1b[2J").hint("wait");
-        assert_snapshot!(draw(&error, None, false), @"
-        error: cannot pull `alpine:3`: the registry answered 429
-        hint: wait
-        ");
+        assert_snapshot!(draw(&error, None, false), @"");
+        assert!(draw(&error, Some(&file()), false).starts_with("ERROR: failed to solve: cannot pull"));
         assert!(draw(&BuildError::bug("no"), None, false).contains("mistake in kiln"));
         assert!(draw(&BuildError::input("no").hint("x"), None, true).contains("\x1b["));
     }
 
     #[test]
-    fn no_span_is_too_strange_to_draw() {
-        let wide = SourceText { name: "Dockerfile".to_owned(), text: "FROM é\n\u{7}\n".to_owned() };
-        for empty in [SourceText { name: String::new(), text: String::new() }, wide, file()] {
-            for span in [0..0, 5..6, 6..7, 3..1, 100..200, 0..usize::MAX, 7..8] {
-                for lines in [(0, 0), (1, 1), (2, 9), (usize::MAX, usize::MAX)] {
-                    let location = Some(Location { span: span.clone(), lines });
-                    draw(&BuildError { location, ..BuildError::input("x") }, Some(&empty), false);
-                }
+    fn no_place_is_too_strange_to_draw() {
+        for file in [SourceText { name: String::new(), text: String::new() }, file()] {
+            for lines in [(0, 0), (1, 1), (2, 9), (3, 2), (usize::MAX, usize::MAX)] {
+                let location = Some(Location { span: 100..7, lines });
+                draw(&BuildError { location, ..BuildError::input("x") }, Some(&file), false);
             }
         }
     }
 
     #[test]
     fn warnings_are_listed_as_buildx_does() {
-        let warning = Diagnostic::warning(Phase::Lower, "JSONArgsRecommended", "JSON arguments recommended for CMD");
+        let warning = Diagnostic::warning(Phase::Lower, "json-args-recommended", "JSON arguments recommended for CMD");
         assert_eq!(draw_warnings(&[]), "");
-        assert_snapshot!(draw_warnings(&[warning.clone().at(Lines::single(3), Span::default()), warning]), @r"
-
-         2 warnings found:
-         - JSONArgsRecommended: JSON arguments recommended for CMD (line 3)
-         - JSONArgsRecommended: JSON arguments recommended for CMD
-        ");
+        assert_snapshot!(draw_warnings(&[warning.clone().at(Lines::single(3), Span::default()), warning]), @r"");
     }
 }

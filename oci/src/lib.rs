@@ -17,6 +17,6 @@ pub use chain::chain_id;
 pub use config::{Healthcheck, History, ImageConfig, RootFs, RunConfig};
 pub use descriptor::{Descriptor, media_type};
 pub use digest::{Digest, DigestError, Hasher};
-pub use manifest::{DocumentError, Document, Index, LayoutMarker, Manifest, REF_NAME};
+pub use manifest::{Document, DocumentError, Index, LayoutMarker, Manifest, REF_NAME};
 pub use platform::{Platform, PlatformError, PlatformMatcher};
 pub use reference::{Reference, ReferenceDigest, ReferenceError};

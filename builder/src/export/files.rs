@@ -6,12 +6,15 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use kiln_cache::layer::TarHeader;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps, mkdirat, openat, statat, symlinkat, unlinkat, utimensat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, mkdirat, openat, statat, symlinkat, unlinkat,
+    utimensat,
+};
 use rustix::io::Errno;
 
 use super::archive::TarSink;
 use crate::op::content::Contents;
-use crate::op::files::{FileKind, FileNode, Name, join};
+use crate::op::files::{FileKind, FileMeta, FileNode, Name, join};
 
 /// Writes a tree as a tar stream: everything but the root itself, in order.
 ///
@@ -73,13 +76,23 @@ fn write_children<W: Write>(
     Ok(())
 }
 
+/// Whom written files belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owners {
+    /// The caller; set-id bits would give the caller's own rights away and are dropped.
+    Caller,
+    /// Whom they belong to in the tree.
+    Kept,
+}
+
 /// Writes a tree into a directory: merges with what is there, replaces files and symlinks, never
-/// follows one. Owners are the caller's. Returns what was left out because it needs more rights.
+/// follows one. Returns what was left out because it needs more rights.
 ///
 /// # Errors
 /// When something cannot be read or written.
-pub fn directory(tree: &FileNode, contents: &Contents, target: &File) -> io::Result<Vec<String>> {
-    let mut writer = Directory { contents, links: HashMap::new(), top: target.try_clone()?.into(), skipped: Vec::new() };
+pub fn directory(tree: &FileNode, contents: &Contents, target: &File, owners: Owners) -> io::Result<Vec<String>> {
+    let top = target.try_clone()?.into();
+    let mut writer = Directory { contents, links: HashMap::new(), top, skipped: Vec::new(), owners };
     let top = target.try_clone()?.into();
     writer.children(tree, &top, &mut Vec::new())?;
     Ok(writer.skipped)
@@ -90,6 +103,7 @@ struct Directory<'a> {
     links: HashMap<u64, Vec<u8>>,
     top: OwnedFd,
     skipped: Vec<String>,
+    owners: Owners,
 }
 
 impl Directory<'_> {
@@ -101,6 +115,16 @@ impl Directory<'_> {
             path.pop();
         }
         Ok(())
+    }
+
+    /// Gives a file its owner, then its mode: a change of owner takes set-id bits away.
+    fn own(&self, file: impl AsFd, meta: &FileMeta) -> io::Result<()> {
+        let mut mode = meta.mode & 0o1777;
+        if self.owners == Owners::Kept {
+            mode = meta.mode;
+            rustix::fs::fchown(&file, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))?;
+        }
+        Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?)
     }
 
     fn entry(&mut self, node: &FileNode, fd: &OwnedFd, name: &Name, path: &mut Vec<Name>) -> io::Result<()> {
@@ -116,7 +140,7 @@ impl Directory<'_> {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let child = openat(fd, name, flags, Mode::empty())?;
             self.children(node, &child, path)?;
-            rustix::fs::fchmod(&child, Mode::from_raw_mode(meta.mode & 0o1777))?;
+            self.own(&child, meta)?;
             rustix::fs::futimens(&child, &times(meta.mtime))?;
             return Ok(());
         }
@@ -133,12 +157,15 @@ impl Directory<'_> {
                 if copied != meta.size {
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "its content is incomplete"));
                 }
-                // Set-id bits would give the caller's own rights away.
-                rustix::fs::fchmod(file.as_fd(), Mode::from_raw_mode(meta.mode & 0o1777))?;
+                self.own(file.as_fd(), meta)?;
                 rustix::fs::futimens(file.as_fd(), &times(meta.mtime))?;
             }
             FileKind::Symlink => {
                 symlinkat(&meta.target[..], fd, name)?;
+                if self.owners == Owners::Kept {
+                    let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+                    rustix::fs::chownat(fd, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+                }
                 utimensat(fd, name, &times(meta.mtime), AtFlags::SYMLINK_NOFOLLOW)?;
             }
             FileKind::Char | FileKind::Block | FileKind::Fifo | FileKind::Directory => {

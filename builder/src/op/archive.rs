@@ -63,6 +63,7 @@ pub fn extract(
         contents,
         times: Vec::new(),
         room: node.meta.size.saturating_mul(MAX_RATIO).max(FREE_SIZE),
+        links: 0,
     };
     extraction.run(tar::Archive::new(stream))?;
     Ok(true)
@@ -100,6 +101,8 @@ struct Extraction<'o, 'b, 'c> {
     times: Vec<(Vec<Name>, (i64, u32))>,
     /// Bytes that may still come.
     room: u64,
+    /// Hard links so far.
+    links: u32,
 }
 
 impl Extraction<'_, '_, '_> {
@@ -136,6 +139,11 @@ impl Extraction<'_, '_, '_> {
             (meta.uid, meta.gid) = (uid, gid);
         }
         if let Some((_, parent)) = path.split_last() {
+            // Through a symlink of the archive that leads nowhere.
+            let written = [&self.root[..], &clean[..clean.len() - 1]].concat();
+            if parent != written && self.overlay.find(parent).is_none() {
+                return Err(format!("open {}: no such file or directory", files::display(&clean)).into());
+            }
             let mut absolute = vec![b'/'];
             absolute.extend(files::join(parent));
             self.overlay.make_directories(&absolute, NewDirectory { mode: 0o755, uid: 0, gid: 0 })?;
@@ -179,15 +187,10 @@ impl Extraction<'_, '_, '_> {
     ) -> Result<(), Box<dyn std::error::Error>> {
         let target = entry.link_name_bytes().ok_or("a hard link without target")?.into_owned();
         let target = self.inside(&files::components(&target), false)?;
-        let found = self
-            .overlay
-            .find(&target)
-            .filter(|found| found.meta.kind != FileKind::Directory)
-            .ok_or_else(|| format!("link to {}: no such file", files::display(&target)))?;
-        self.overlay.put(
-            path,
-            Entry { meta: found.meta, origin: found.origin, content: None, link_group: None },
-        );
+        self.links += 1;
+        if !self.overlay.link(&target, path, self.links) {
+            return Err(format!("link to {}: no such file", files::display(&target)).into());
+        }
         Ok(())
     }
 
@@ -229,6 +232,13 @@ fn metadata(entry: &mut tar::Entry<Box<dyn Read>>) -> io::Result<Option<FileMeta
         tar::EntryType::Fifo => FileKind::Fifo,
         _ => return Ok(None),
     };
+    // Writers leave the two fields blank for everything else.
+    let device = match kind {
+        FileKind::Char | FileKind::Block => {
+            (header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0))
+        }
+        _ => (0, 0),
+    };
     let mut meta = FileMeta {
         kind,
         mode: header.mode()? & 0o7777,
@@ -237,7 +247,7 @@ fn metadata(entry: &mut tar::Entry<Box<dyn Read>>) -> io::Result<Option<FileMeta
         mtime: (i64::try_from(header.mtime()?).unwrap_or(0), 0),
         size: if kind == FileKind::Regular { entry.size() } else { 0 },
         target: Vec::new(),
-        device: (header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0)),
+        device,
         xattrs: Default::default(),
     };
     if kind == FileKind::Symlink {

@@ -131,6 +131,8 @@ struct Match<'a> {
     name: Vec<Name>,
     /// What is there, symlinks followed.
     node: &'a FileNode,
+    /// Whether that is the whole source.
+    is_root: bool,
 }
 
 fn matches<'a>(source: &'a FileNode, action: &Copy) -> Result<Vec<Match<'a>>, CopyError> {
@@ -148,7 +150,7 @@ fn matches<'a>(source: &'a FileNode, action: &Copy) -> Result<Vec<Match<'a>>, Co
         .map(|name| {
             let physical = resolve(source, &name, action.follow_symlinks)?;
             let node = source.get(&physical).ok_or_else(|| CopyError::NotFound(files::display(&name)))?;
-            Ok(Match { name, node })
+            Ok(Match { name, node, is_root: physical.is_empty() })
         })
         .collect()
 }
@@ -255,6 +257,10 @@ struct Pending {
 impl Job<'_, '_, '_> {
     /// Steps (a) to (g) of copy-add.md §5.
     fn run(mut self, matched: &Match) -> Result<(), CopyError> {
+        // A pattern is about what is below a directory.
+        if self.filter.include.is_some() && !matched.node.is_directory() {
+            return Ok(());
+        }
         let destination = self.action.destination.as_bytes();
         if self.action.unpack
             && matched.node.meta.kind == FileKind::Regular
@@ -278,7 +284,7 @@ impl Job<'_, '_, '_> {
         };
         self.overlay.make_directories(&absolute(made), new)?;
         if matched.node.is_directory() {
-            self.top_directory(matched.node, &target)
+            self.top_directory(matched, &target)
         } else {
             self.file(matched.node, &target)
         }
@@ -290,12 +296,13 @@ impl Job<'_, '_, '_> {
 
     /// The directory that the source names: it exists by now, and keeps what it is but for
     /// its time.
-    fn top_directory(&mut self, node: &FileNode, target: &[Name]) -> Result<(), CopyError> {
+    fn top_directory(&mut self, matched: &Match, target: &[Name]) -> Result<(), CopyError> {
         if !self.is_directory(target) {
             return Err(CopyError::ToNonDirectory(files::display(target)));
         }
-        self.children(node, &mut Vec::new(), &mut target.to_vec(), &mut Vec::new())?;
-        let time = node.meta.mtime;
+        self.children(matched.node, &mut Vec::new(), &mut target.to_vec(), &mut Vec::new())?;
+        // The root of a source was made for it, and has no time of its own.
+        let time = if matched.is_root { self.overlay.now() } else { matched.node.meta.mtime };
         self.overlay.update(target, |meta| meta.mtime = time);
         Ok(())
     }

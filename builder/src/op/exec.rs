@@ -5,17 +5,19 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use kiln_cache::layer;
-use kiln_frontend::graph::{Copy, CopyFrom, Exec, Mount, MountKind, Network, Security};
-use kiln_oci::Digest;
+use kiln_cache::mount::{CacheMount, MountError, MountRequest, Sharing};
+use kiln_frontend::graph::{self, Copy, CopyFrom, Exec, Mount, MountKind, Network, Security};
+use kiln_oci::{Digest, Hasher};
 use kiln_runtime::{self as runtime, Outcome, RunError, SetupError, Stream};
 
 use crate::error::{BuildError, chain};
 use crate::op::copy;
 use crate::op::file::{self, Source};
-use crate::op::files::FileNode;
+use crate::export::files::{self, Owners};
+use crate::op::files::{FileNode, components};
 use crate::progress::OutputStream;
 use crate::solver::{Job, Solver, Value};
 
@@ -60,6 +62,7 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
         return Err(BuildError::input("security.insecure is not allowed")
             .hint("kiln has no way yet to grant `RUN --security=insecure`; remove the flag"));
     }
+    let mut held = Vec::new();
     for (index, mount) in op.mounts.iter().enumerate() {
         let mounted = self::mount(solver, job, mount, scratch.path(), index)?;
         if let Some((name, value)) = mounted.env {
@@ -67,6 +70,7 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
             spec.env.push(format!("{name}={value}"));
         }
         spec.mounts.extend(mounted.mount);
+        held.extend(mounted.held);
     }
     let tail = Mutex::new(Tail::default());
     let mut output = |stream: Stream, bytes: &[u8]| {
@@ -78,6 +82,7 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
         job.step().output(stream, bytes);
     };
     let outcome = runtime::run(solver.program()?, &spec, &mut output, &solver.client.cancel);
+    drop(held);
     let log = tail.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).lines();
     let command = op.args.join(" ");
     match outcome {
@@ -94,12 +99,15 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
 struct Mounted {
     mount: Option<runtime::Mount>,
     env: Option<(String, String)>,
+    /// A cache mount, held until the command has ended.
+    held: Option<Arc<CacheMount>>,
 }
 
 fn mount(solver: &Solver, job: &Job, mount: &Mount, scratch: &Path, index: usize) -> Result<Mounted, BuildError> {
     let made = |kind: runtime::MountKind| Mounted {
         mount: Some(runtime::Mount { target: mount.target.clone(), read_only: mount.read_only, kind }),
         env: None,
+        held: None,
     };
     match &mount.kind {
         MountKind::Bind { input, source } => {
@@ -139,11 +147,77 @@ fn mount(solver: &Solver, job: &Job, mount: &Mount, scratch: &Path, index: usize
             }
             Ok(mounted)
         }
-        MountKind::Cache { .. } => Err(BuildError::input("kiln does not have cache mounts yet")
-            .hint("remove `--mount=type=cache`: the command works without, only slower")),
+        MountKind::Cache { id, sharing, input, source, owner } => {
+            let (held, path) = cache_mount(solver, job, &CacheWish { id, sharing: *sharing, input: *input, source, owner: *owner })?;
+            let kind = if source == "/" || input.is_some() {
+                runtime::MountKind::Directory { path }
+            } else {
+                runtime::MountKind::Bind { layers: vec![path], path: source.clone(), upper: None }
+            };
+            Ok(Mounted { held: Some(held), ..made(kind) })
+        }
         MountKind::Ssh { .. } => Err(BuildError::input("kiln does not forward ssh agents yet")
             .hint("use a secret, or clone beforehand and COPY")),
     }
+}
+
+/// A cache mount as the graph names it.
+struct CacheWish<'a> {
+    id: &'a str,
+    sharing: graph::Sharing,
+    input: Option<usize>,
+    source: &'a str,
+    owner: graph::CacheOwner,
+}
+
+/// Takes a cache mount, which starts empty or as a copy of an input.
+fn cache_mount(
+    solver: &Solver,
+    job: &Job,
+    wish: &CacheWish,
+) -> Result<(Arc<CacheMount>, PathBuf), BuildError> {
+    let seed = wish.input.and_then(|input| job.inputs().get(input)).and_then(Option::as_ref);
+    let mut base = Hasher::domain("kiln.mount-base.v1");
+    match seed {
+        Some(seed) => base.digest(&seed.class).field(wish.source),
+        None => base
+            .number(u64::from(wish.owner.uid))
+            .number(u64::from(wish.owner.gid))
+            .number(u64::from(wish.owner.mode)),
+    };
+    let request = MountRequest {
+        id: wish.id,
+        base: Some(base.finish()),
+        sharing: match wish.sharing {
+            graph::Sharing::Shared => Sharing::Shared,
+            graph::Sharing::Private => Sharing::Private,
+            graph::Sharing::Locked => Sharing::Locked,
+        },
+    };
+    let tree = job.source(seed)?;
+    let fill = |path: &Path| -> io::Result<()> {
+        std::os::unix::fs::chown(path, Some(wish.owner.uid), Some(wish.owner.gid))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(wish.owner.mode))?;
+        let Some(tree) = &tree else { return Ok(()) };
+        let missing = || io::Error::new(io::ErrorKind::NotFound, format!("open {}: no such file or directory", wish.source));
+        let physical = copy::resolve(tree.tree(), &components(wish.source.as_bytes()), true).map_err(io::Error::other)?;
+        let node = tree.tree().get(&physical).ok_or_else(missing)?;
+        let skipped = files::directory(node, job.contents(), &fs::File::open(path)?, Owners::Kept)?;
+        if !skipped.is_empty() {
+            tracing::debug!(?skipped, "special files are not copied into a cache mount");
+        }
+        Ok(())
+    };
+    let mount = solver
+        .store
+        .cache_mount(&request, &|| solver.client.cancel.is_cancelled(), fill)
+        .map_err(|error| match error {
+            MountError::Cancelled(_) => BuildError::cancelled(),
+            MountError::Fill { source, .. } => BuildError::input(source.to_string()),
+            error => BuildError::environment(chain(&error)),
+        })?;
+    let path = mount.path().to_path_buf();
+    Ok((Arc::new(mount), path))
 }
 
 /// Returns the directories of an input, lowest first. A client's directory is copied first, so
@@ -184,7 +258,7 @@ pub fn fingerprints(job: &Job, op: &Exec) -> Result<Vec<Digest>, BuildError> {
             required: Vec::new(),
             exclude: Vec::new(),
         };
-        let empty = Source::Files(std::sync::Arc::new(FileNode::empty()));
+        let empty = Source::Files(Arc::new(FileNode::empty()));
         let source = source.unwrap_or(empty);
         prints.push(file::fingerprint_of(&source, &whole, job.contents()).map_err(|error| missing(&error, path))?);
     }

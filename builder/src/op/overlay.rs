@@ -84,6 +84,11 @@ impl<'a> Overlay<'a> {
         Self { chain, base, root: Change::default(), now }
     }
 
+    /// Returns the time of the build.
+    pub fn now(&self) -> (i64, u32) {
+        self.now
+    }
+
     /// Returns what is at a physical path.
     pub fn find(&self, path: &[Name]) -> Option<Found> {
         let mut change = Some(&self.root);
@@ -167,6 +172,28 @@ impl<'a> Overlay<'a> {
             link_group: None,
         });
         edit(&mut entry.meta);
+    }
+
+    /// Gives a file that was put here, or one from below, one more name. Directories have one
+    /// name only.
+    pub fn link(&mut self, target: &[Name], path: &[Name], number: u32) -> bool {
+        let Some(found) = self.find(target).filter(|found| found.meta.kind != FileKind::Directory) else {
+            return false;
+        };
+        let mut entry = Entry { meta: found.meta, origin: found.origin, content: None, link_group: None };
+        if let Some(first) = self.put_entry(target) {
+            // The number of a group that copies cannot have: those stay below 2^32 inodes of one match.
+            let group = *first.link_group.get_or_insert((u32::MAX, u64::from(number)));
+            entry = Entry { link_group: Some(group), ..first.clone() };
+        }
+        self.put(path, entry);
+        true
+    }
+
+    /// Returns what was put at a path.
+    fn put_entry(&mut self, path: &[Name]) -> Option<&mut Entry> {
+        let change = path.iter().try_fold(&mut self.root, |change, name| change.children.get_mut(name))?;
+        change.entry.as_mut()
     }
 
     fn change(&mut self, path: &[Name]) -> &mut Change {

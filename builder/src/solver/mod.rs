@@ -104,7 +104,7 @@ impl Solver<'_> {
     /// Of the first vertex that fails; what runs beside it is stopped, what was finished is kept.
     pub fn solve(&self, root: Option<Edge>) -> Result<Solution, BuildError> {
         let needed = self.needed(root);
-        let run = Run::new(self, &needed)?;
+        let run = Run::new(self, root, &needed)?;
         run.all(needed)
     }
 
@@ -145,7 +145,7 @@ struct Slots {
 type Outcome = (VertexId, Result<Solved, BuildError>);
 
 impl<'s> Run<'s> {
-    fn new(solver: &'s Solver<'s>, needed: &BTreeSet<VertexId>) -> Result<Self, BuildError> {
+    fn new(solver: &'s Solver<'s>, root: Option<Edge>, needed: &BTreeSet<VertexId>) -> Result<Self, BuildError> {
         let scratch = solver.store.scratch("build").map_err(|error| BuildError::environment(chain(&error)))?;
         let contents = Contents::new(solver.layers.clone(), scratch.path().to_path_buf());
         let mut run = Self {
@@ -161,21 +161,21 @@ impl<'s> Run<'s> {
         // Inputs come before their users, so one pass from the end sees users first.
         for id in needed.iter().rev() {
             let vertex = solver.graph.vertex(*id);
-            let is_root_of_exec = matches!(vertex.op, Op::Exec(_)) || run.below_exec.contains(id);
-            if is_root_of_exec && let Some(Some(edge)) = vertex.inputs.first() {
-                run.below_exec.insert(edge.vertex);
-            }
+            let is_mounted = match vertex.op {
+                // The root, and what is bound into it.
+                Op::Exec(_) => &vertex.inputs[..],
+                Op::Merge if run.below_exec.contains(id) => &vertex.inputs[..],
+                _ if run.below_exec.contains(id) => &vertex.inputs[..vertex.inputs.len().min(1)],
+                _ => &[],
+            };
+            run.below_exec.extend(is_mounted.iter().flatten().map(|edge| edge.vertex));
         }
-        if let Some(last) = needed.last() {
-            let mut at = Some(*last);
-            while let Some(id) = at {
-                run.in_result.insert(id);
-                let vertex = solver.graph.vertex(id);
-                if matches!(vertex.op, Op::Merge) {
-                    run.in_result.extend(vertex.inputs.iter().flatten().map(|edge| edge.vertex));
-                }
-                at = vertex.inputs.first().copied().flatten().map(|edge| edge.vertex);
-            }
+        let mut ahead: Vec<VertexId> = root.iter().map(|edge| edge.vertex).collect();
+        while let Some(id) = ahead.pop() {
+            run.in_result.insert(id);
+            let vertex = solver.graph.vertex(id);
+            let below = if matches!(vertex.op, Op::Merge) { &vertex.inputs[..] } else { &vertex.inputs[..vertex.inputs.len().min(1)] };
+            ahead.extend(below.iter().flatten().map(|edge| edge.vertex));
         }
         Ok(run)
     }
@@ -516,12 +516,15 @@ impl Job<'_, '_> {
         }
         let store = self.run.solver.store;
         let op = op_digest(self.vertex);
+        // Steps that differ only in where their sources lie may share results by content.
+        let kind = content_op_digest(self.vertex);
         let is_of_session = is_of_session(self.inputs);
         let definition = (!is_of_session).then(|| key::definition(&op, &classes(self.inputs)));
         let is_eligible = self.has_content_inputs();
         // Without any record of this step there is nothing to find: then the content is
         // hashed while it is copied, and read once instead of twice.
-        if is_eligible && !self.vertex.ignore_cache && store.has_op(&op) {
+        let is_bound = matches!(self.vertex.op, Op::Exec(_));
+        if is_eligible && !self.vertex.ignore_cache && (is_bound || store.has_op(&kind)) {
             let content = self.content_key()?;
             if let Some(found) = self.run.look_up(&content) {
                 if let Some(definition) = &definition {
@@ -557,7 +560,7 @@ impl Job<'_, '_> {
         let record = |key: Digest| Record {
             key,
             class,
-            op,
+            op: kind,
             step: self.vertex.name.clone(),
             outputs: vec![layers.clone()],
             inputs: self.named_inputs(),
@@ -614,11 +617,9 @@ impl Job<'_, '_> {
                 let base_chain = self.base();
                 let tree = self.run.solver.layers.tree(base_chain)?;
                 let base = Base { chain: base_chain, tree: &tree, exists: !base_chain.is_empty() };
-                let make = Make {
-                    compression: self.run.solver.compression.filter(|_| self.run.in_result.contains(&self.id)),
-                    directory: self.run.below_exec.contains(&self.id),
-                    now: now(),
-                };
+                let compression = self.run.solver.compression.filter(|_| self.run.in_result.contains(&self.id));
+                let directory = self.run.below_exec.contains(&self.id) || compression.is_none();
+                let make = Make { compression, directory, now: now() };
                 let packed = file::run(self.run.solver.store, op, &base, &sources, &self.run.contents, &make)
                     .map_err(|error| self.explain(&error, &sources))?;
                 Ok((packed.diff_id, packed.size))

@@ -105,7 +105,8 @@ impl Entries {
         } else {
             return Ok(None);
         };
-        if file_type.is_file() && found.nlink() > 1 {
+        // A link between names of the layer; the overlay's whiteouts have left above.
+        if !file_type.is_dir() && found.nlink() > 1 {
             match self.links.entry((found.dev(), found.ino())) {
                 std::collections::hash_map::Entry::Occupied(first) => kind = NewKind::Hardlink(first.get().clone()),
                 std::collections::hash_map::Entry::Vacant(none) => drop(none.insert(path.to_owned())),

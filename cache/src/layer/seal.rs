@@ -5,7 +5,7 @@
 //! that unpacking the layer's own tar stream would give, then becomes the directory form. What
 //! is below is looked up path by path, so the cost does not depend on the size of the base.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
 use std::io::{self, Read};
@@ -39,9 +39,8 @@ pub fn seal(
     lowers: &[PathBuf],
     compression: Option<Compression>,
 ) -> Result<Packed, LayerError> {
-    let mut groups = HashMap::new();
-    let children = compare_children(&upper, lowers, false, 0, &mut groups)?;
-    normalise_children(&upper, children, &groups)?;
+    let children = compare_children(&upper, lowers, false, 0)?;
+    normalise_children(&upper, children)?;
     // The root itself is no part of a layer; unpacked ones have this.
     let root = Some((Uid::ROOT, Gid::ROOT));
     let (uid, gid) = root.unzip();
@@ -86,14 +85,10 @@ enum State {
     File {
         /// As below.
         same: bool,
-        inode: (u64, u64),
     },
     /// Nothing, or something that a layer cannot hold; `needed` when something is below.
     Gone { needed: bool },
 }
-
-/// The files that have several names: whether any of them differs from below.
-type Groups = HashMap<(u64, u64), bool>;
 
 /// What the layers below have at a path.
 enum Below {
@@ -157,7 +152,6 @@ fn compare_children(
     lowers: &[PathBuf],
     hides: bool,
     depth: usize,
-    groups: &mut Groups,
 ) -> Result<Vec<Found>, LayerError> {
     if depth >= DEPTH {
         return Err(unrepresentable(upper, format!("directories are nested more than {DEPTH} deep")));
@@ -184,7 +178,7 @@ fn compare_children(
                 }
                 _ => (false, Vec::new(), BTreeSet::new()),
             };
-            let children = compare_children(&path, &lowers, opaque && !lowers.is_empty(), depth + 1, groups)?;
+            let children = compare_children(&path, &lowers, opaque && !lowers.is_empty(), depth + 1)?;
             let is_here = |name: &OsString| children.binary_search_by(|child| child.name.cmp(name)).is_ok();
             let hidden = hidden.into_iter().filter(|name| !is_here(name)).collect();
             State::Directory { same, mtime: (found.mtime(), found.mtime_nsec()), children, hidden }
@@ -196,11 +190,7 @@ fn compare_children(
                 Below::Other(lower, was) => same_file(&path, &found, lower, was)?,
                 _ => false,
             };
-            let inode = (found.dev(), found.ino());
-            if found.nlink() > 1 {
-                *groups.entry(inode).or_default() |= !same;
-            }
-            State::File { same, inode }
+            State::File { same }
         };
         children.push(Found { name, state });
     }
@@ -208,7 +198,7 @@ fn compare_children(
 }
 
 /// Brings a directory into the form that its tar stream has. Returns whether anything is left.
-fn normalise_children(upper: &Path, children: Vec<Found>, groups: &Groups) -> Result<bool, LayerError> {
+fn normalise_children(upper: &Path, children: Vec<Found>) -> Result<bool, LayerError> {
     let mut left = false;
     for Found { name, state } in children {
         let path = upper.join(name);
@@ -225,8 +215,9 @@ fn normalise_children(upper: &Path, children: Vec<Found>, groups: &Groups) -> Re
                 }
                 left |= needed;
             }
-            State::File { same, inode } => {
-                if same && !groups.get(&inode).copied().unwrap_or_default() {
+            // Also where another name of the same file is new: that one is stored in full.
+            State::File { same } => {
+                if same {
                     std::fs::remove_file(&path).at("delete", &path)?;
                 } else {
                     drop_marks(&path)?;
@@ -237,7 +228,7 @@ fn normalise_children(upper: &Path, children: Vec<Found>, groups: &Groups) -> Re
                 for name in &hidden {
                     make_whiteout(&path.join(name))?;
                 }
-                let filled = normalise_children(&path, children, groups)? || !hidden.is_empty();
+                let filled = normalise_children(&path, children)? || !hidden.is_empty();
                 if same && !filled {
                     std::fs::remove_dir(&path).at("delete", &path)?;
                     continue;
