@@ -58,8 +58,9 @@ pub struct Engine {
     program_path: PathBuf,
 }
 
-/// How often a build is tried again after something in the store turned out to be damaged.
-const MAX_RETRIES: usize = 3;
+/// How often a build is tried again after something in the store turned out to be damaged; each
+/// try moves at least one damaged file aside.
+const MAX_RETRIES: usize = 32;
 
 impl Engine {
     /// Opens, and makes if absent, the store. Nothing else is done before it is needed.
@@ -67,9 +68,8 @@ impl Engine {
     /// # Errors
     /// When the state directory cannot be used.
     pub fn open(options: EngineOptions) -> Result<Self, BuildError> {
-        let store = Store::open(&options.root).map_err(|error| {
-            environment(&error).hint("set KILN_ROOT to a directory that you may write to")
-        })?;
+        let store = Store::open(&options.root)
+            .map_err(|error| environment(&error).hint("set KILN_ROOT to a directory that you may write to"))?;
         let registry = Registry::new(Options {
             credentials: options.credentials,
             insecure: options.insecure_registries,
@@ -99,18 +99,30 @@ impl Engine {
     /// registry refuses something, or the client cancels. What was finished is kept.
     pub fn build(&self, request: &BuildRequest, client: &Client) -> Result<BuildResult, BuildError> {
         let _lock = self.store.lock_shared().map_err(|error| environment(&error))?;
+        // What a killed build left is nobody's.
+        self.store.sweep().map_err(|error| environment(&error))?;
         let work = self.work(client);
         let mut retries = 0;
         loop {
             let planned = self.planned(request, &work)?;
             match self.build_planned(request, client, &work, planned) {
                 // The store has moved the damaged file aside: the step that made it runs again.
-                Err(error) if error.is_damage && retries < MAX_RETRIES && !client.cancel.is_cancelled() => {
+                Err(error) if retries < MAX_RETRIES && (work.layers.met_damage() || error.is_damage) => {
+                    if error.kind == Kind::Cancelled {
+                        return Err(error);
+                    }
                     tracing::warn!(%error, "something in the store is damaged; building it again");
                     work.layers.forget();
                     retries += 1;
                 }
-                result => return result,
+                result => {
+                    if retries > 0
+                        && let Err(error) = self.store.sweep()
+                    {
+                        tracing::debug!(%error, "what was damaged is not deleted yet");
+                    }
+                    return result;
+                }
             }
         }
     }
@@ -118,8 +130,7 @@ impl Engine {
     pub(crate) fn work(&self, client: &Client) -> Work {
         let steps = Steps::new(client.progress.clone());
         let registry = Arc::new(self.registry.with_cancel(client.cancel.flag()));
-        let layers =
-            Arc::new(Layers::new(self.store.clone(), registry.clone(), steps.clone(), client.cancel.clone()));
+        let layers = Arc::new(Layers::new(self.store.clone(), registry.clone(), steps.clone(), client.cancel.clone()));
         Work { steps, registry, layers }
     }
 
@@ -212,7 +223,13 @@ impl Engine {
 
     /// Puts the image into the store under its names. Unless it was pushed, everything it needs
     /// is made to be here: other tools can read it.
-    fn keep(&self, request: &BuildRequest, work: &Work, image: Option<&Image>, is_pushed: bool) -> Result<(), BuildError> {
+    fn keep(
+        &self,
+        request: &BuildRequest,
+        work: &Work,
+        image: Option<&Image>,
+        is_pushed: bool,
+    ) -> Result<(), BuildError> {
         let Some(image) = image else { return Ok(()) };
         if !is_pushed {
             let diff_ids: Vec<Digest> = image.layers.iter().map(|(diff_id, _)| *diff_id).collect();
@@ -287,8 +304,8 @@ impl Engine {
                 let write = || -> Result<(), BuildError> {
                     let (files, contents, _scratch) = self.result_files(work, plan, solution)?;
                     let target = client.results.directory(directory).map_err(|error| write_failed(&error))?;
-                    let skipped =
-                        files::directory(&files, &contents, &target, files::Owners::Caller).map_err(|error| write_failed(&error))?;
+                    let skipped = files::directory(&files, &contents, &target, files::Owners::Caller)
+                        .map_err(|error| write_failed(&error))?;
                     if !skipped.is_empty() {
                         exporting.note(format!("not written, as they are no ordinary files: {}", skipped.join(", ")));
                     }

@@ -123,7 +123,11 @@ impl Engine {
             Some(name) => vec![name],
             None => {
                 let images = self.store.images().map_err(|error| environment(&error))?;
-                images.into_iter().filter(|(_, image)| image.digest == descriptor.digest).map(|(name, _)| name).collect()
+                images
+                    .into_iter()
+                    .filter(|(_, image)| image.digest == descriptor.digest)
+                    .map(|(name, _)| name)
+                    .collect()
             }
         };
         for name in &names {
@@ -180,11 +184,8 @@ impl Engine {
     /// # Errors
     /// When a build is running, or the store cannot be read.
     pub fn prune(&self, options: PruneOptions) -> Result<Pruned, BuildError> {
-        let _lock = self.store.try_lock_exclusive().map_err(|error| {
-            environment(&error).hint("wait until the running builds have ended")
-        })?;
         let freed = gc::prune(&self.store, &gc::Prune { all: options.all, keep: KEEP })
-            .map_err(|error| environment(&error))?;
+            .map_err(|error| environment(&error).hint("when a build is running, wait until it has ended"))?;
         Ok(Pruned { records: freed.records, layers: freed.layers, blobs: freed.blobs, bytes: freed.bytes })
     }
 
@@ -211,14 +212,16 @@ impl Engine {
         match &found[..] {
             [only] => Ok((None, only.clone())),
             [] => Err(BuildError::input(format!("no such image: {name}")).hint("`kiln images` lists what there is")),
-            _ => Err(BuildError::input(format!("{name} is the beginning of several images' ids")).hint("write more of it")),
+            _ => {
+                Err(BuildError::input(format!("{name} is the beginning of several images' ids"))
+                    .hint("write more of it"))
+            }
         }
     }
 
     fn details(&self, name: &str, descriptor: &Descriptor) -> Result<ImageDetails, BuildError> {
-        let read = |digest: &Digest| {
-            self.store.read_blob(digest, MAX_DOCUMENT).map_err(|error| malformed(name, &error))
-        };
+        let read =
+            |digest: &Digest| self.store.read_blob(digest, MAX_DOCUMENT).map_err(|error| malformed(name, &error));
         let document = Document::parse(&read(&descriptor.digest)?, Some(&descriptor.media_type))
             .map_err(|error| malformed(name, &error))?;
         let Document::Manifest(manifest) = document else {

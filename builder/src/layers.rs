@@ -3,17 +3,19 @@
 //! A layer that came with an image is here only as a note of where it may be had, until a
 //! command needs its directory, a copy its index, or an export its blob.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use kiln_cache::layer::{self, Compression, LayerError, Unpack};
 use kiln_cache::tree::Tree;
-use kiln_cache::{BlobError, LayerBlob, Store};
+use kiln_cache::{BlobError, BlobReader, LayerBlob, Store};
+use kiln_frontend::graph::Location;
 use kiln_oci::{Descriptor, Digest, Reference};
-use kiln_registry_client::{Client as Registry, Repository};
+use kiln_registry_client::{Client as Registry, Error as RegistryError, Repository};
 use kiln_runtime::Cancel;
 
 use crate::error::{BuildError, Kind, chain};
@@ -32,6 +34,11 @@ pub struct Layers {
     locks: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
     trees: Mutex<HashMap<Vec<Digest>, Arc<Tree>>>,
     files: Mutex<HashMap<Vec<Digest>, Arc<FileNode>>>,
+    /// Blobs that were written, and hashed, in this build.
+    fresh: Mutex<HashSet<Digest>>,
+    /// Where the build file names the image that a layer came with.
+    origins: Mutex<HashMap<Digest, Location>>,
+    damage: AtomicBool,
 }
 
 /// The form that is needed.
@@ -53,7 +60,23 @@ impl Layers {
             locks: Mutex::default(),
             trees: Mutex::default(),
             files: Mutex::default(),
+            fresh: Mutex::default(),
+            origins: Mutex::default(),
+            damage: AtomicBool::new(false),
         }
+    }
+
+    /// Notes the line of the build file that brought the layers of an image in.
+    pub fn came_from(&self, layers: &[Digest], location: Option<&Location>) {
+        if let Some(location) = location {
+            let mut origins = self.origins.lock().expect("no panic under the lock");
+            origins.extend(layers.iter().map(|diff_id| (*diff_id, location.clone())));
+        }
+    }
+
+    /// Whether a blob turned out to be damaged since the last call.
+    pub fn met_damage(&self) -> bool {
+        self.damage.swap(false, Ordering::Relaxed)
     }
 
     /// Forgets what was read, after damage was found.
@@ -134,8 +157,29 @@ impl Layers {
             .or_else(|| blobs.iter().find(|blob| is_of(&blob.descriptor, compression)));
         match wanted {
             Some(blob) => Ok(blob.descriptor.clone()),
-            None => layer::ensure_blob(&self.store, diff_id, compression).map_err(|error| failed(&error)),
+            None => {
+                let made = layer::ensure_blob(&self.store, diff_id, compression).map_err(|error| failed(&error))?;
+                self.wrote(made.digest);
+                Ok(made)
+            }
         }
+    }
+
+    /// Notes that a blob was written, and hashed on the way, in this build.
+    pub fn wrote(&self, digest: Digest) {
+        self.fresh.lock().expect("no panic under the lock").insert(digest);
+    }
+
+    /// Opens a blob that was written in this build: it need not be hashed again. `None` for others.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn fresh_blob(&self, descriptor: &Descriptor) -> io::Result<Option<File>> {
+        if !self.fresh.lock().expect("no panic under the lock").contains(&descriptor.digest) {
+            return Ok(None);
+        }
+        let file = File::open(self.store.blob_path(&descriptor.digest))?;
+        Ok((file.metadata()?.len() == descriptor.size).then_some(file))
     }
 
     /// Returns where a blob of a layer may be had, as `host/repository`.
@@ -162,9 +206,10 @@ impl Layers {
     ///
     /// # Errors
     /// When it is nowhere to be had.
-    pub fn open_blob(&self, diff_id: &Digest, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
+    pub fn open_blob(self: &Arc<Self>, diff_id: &Digest, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
         if self.store.has_blob(&descriptor.digest) {
-            return Ok(Box::new(self.store.open_blob(&descriptor.digest).map_err(io::Error::other)?));
+            let blob = self.store.open_blob(&descriptor.digest).map_err(io::Error::other)?;
+            return Ok(Box::new(Noticing { blob, layers: self.clone() }));
         }
         let blob = self
             .store
@@ -211,8 +256,8 @@ impl Layers {
         }
         let layer = self.store.layer(diff_id);
         let blobs = layer.blobs();
-        let is_here = layer.directory().is_some()
-            || blobs.iter().any(|blob| self.store.has_blob(&blob.descriptor.digest));
+        let is_here =
+            layer.directory().is_some() || blobs.iter().any(|blob| self.store.has_blob(&blob.descriptor.digest));
         if is_here {
             return match form {
                 Form::Directory => layer::ensure_directory(&self.store, diff_id).map(drop),
@@ -227,17 +272,14 @@ impl Layers {
         })?;
         let source = blob.sources.first().cloned().unwrap_or_default();
         let step = self.steps.start(format!("[internal] pull {} from {source}", blob.descriptor.digest));
-        let result = self.unpack(diff_id, &blob, &source, &step);
+        let result = self.unpack(diff_id, &blob, &source, &step).map_err(|mut error| {
+            error.location = self.origins.lock().expect("no panic under the lock").get(diff_id).cloned();
+            error
+        });
         step.end(result)
     }
 
-    fn unpack(
-        &self,
-        diff_id: &Digest,
-        blob: &LayerBlob,
-        source: &str,
-        step: &Step,
-    ) -> Result<(), BuildError> {
+    fn unpack(&self, diff_id: &Digest, blob: &LayerBlob, source: &str, step: &Step) -> Result<(), BuildError> {
         let mut stream = Counted {
             stream: self.remote(blob)?,
             step,
@@ -279,7 +321,8 @@ impl Layers {
         let reference: Reference = source
             .parse()
             .map_err(|error| BuildError::bug(format!("the store names a strange source {source:?}: {error}")))?;
-        let stream = self.registry.blob(&Repository::from(&reference), descriptor).map_err(crate::source::image::registry)?;
+        let stream =
+            self.registry.blob(&Repository::from(&reference), descriptor).map_err(crate::source::image::registry)?;
         Ok(Box::new(stream))
     }
 }
@@ -295,6 +338,11 @@ fn is_of(descriptor: &Descriptor, compression: Compression) -> bool {
 
 /// Sorts an error of the store.
 pub fn failed(error: &LayerError) -> BuildError {
+    if let LayerError::Stream { source, .. } = error
+        && let Some(error) = RegistryError::from_io(source)
+    {
+        return crate::source::image::registry(error.clone());
+    }
     match error {
         LayerError::Cancelled => BuildError::cancelled(),
         LayerError::Changed { path } => BuildError::input(format!("`{path}` changed while it was being copied"))
@@ -323,6 +371,18 @@ fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
         current = error.source();
     }
     false
+}
+
+/// A blob of the store that tells when it turns out to be damaged.
+struct Noticing {
+    blob: BlobReader,
+    layers: Arc<Layers>,
+}
+
+impl Read for Noticing {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.blob.read(buffer).inspect_err(|_| self.layers.damage.store(true, Ordering::Relaxed))
+    }
 }
 
 /// A stream that tells how far it is, about every megabyte.

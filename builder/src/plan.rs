@@ -19,6 +19,9 @@ pub struct Planned {
     pub warnings: Vec<Diagnostic>,
 }
 
+/// What to do about a build file without instructions.
+const NO_BASE: &str = "a build file begins with a base: `FROM image` or `FROM scratch`";
+
 /// More rounds than any build file needs: images named by ONBUILD triggers of images …
 const MAX_ROUNDS: usize = 64;
 
@@ -36,8 +39,12 @@ pub fn plan(
     let text = std::str::from_utf8(text).map_err(|error| {
         BuildError::input(format!("{name} is not UTF-8 text: byte {} is not valid", error.valid_up_to()))
     })?;
+    if text.is_empty() {
+        return Err(BuildError::input("the Dockerfile cannot be empty").hint(NO_BASE));
+    }
     let (file, mut diagnostics) = dockerfile::parse(text);
-    let (file, wrong) = (file, diagnostics.extract_if(.., |found| found.severity == Severity::Error).collect::<Vec<_>>());
+    let (file, wrong) =
+        (file, diagnostics.extract_if(.., |found| found.severity == Severity::Error).collect::<Vec<_>>());
     if !wrong.is_empty() {
         return Err(build_file_errors(name, wrong));
     }
@@ -47,8 +54,17 @@ pub fn plan(
     options.parsed = diagnostics;
     let mut facts = Facts::default();
     let mut resolved = Resolved::default();
+    let mut failure: Option<BuildError> = None;
     for _ in 0..MAX_ROUNDS {
-        match lower::lower(&file, &options, &facts).map_err(|errors| build_file_errors(name, errors))? {
+        let lowered = lower::lower(&file, &options, &facts).map_err(|errors| {
+            let built = build_file_errors(name, errors);
+            // Lowering knows which line wanted an image; why there is none is known here.
+            match failure.take() {
+                Some(cause) => BuildError { kind: cause.kind, hint: cause.hint.or(built.hint), ..built },
+                None => built,
+            }
+        })?;
+        match lowered {
             Lowered::Done(plan) => {
                 let warnings = plan.warnings.clone();
                 return Ok(Planned { plan: *plan, images: resolved, warnings });
@@ -62,11 +78,12 @@ pub fn plan(
                             resolved.insert(query.clone(), found);
                             fact
                         }
-                        // Lowering says which line wanted it, and whether a stage was meant.
-                        Err(error) if error.kind == Kind::Input && error.hint.is_none() => {
-                            ImageFact::Missing(error.message)
+                        Err(error) if error.kind == Kind::Cancelled => return Err(error),
+                        Err(error) => {
+                            let message = error.message.clone();
+                            failure.get_or_insert(error);
+                            ImageFact::Missing(message)
                         }
-                        Err(error) => return Err(error.context(format!("cannot resolve `{}`", shown(&query)))),
                     };
                     facts.images.insert(query, fact);
                 }
@@ -106,5 +123,7 @@ fn build_file_errors(name: &str, diagnostics: Vec<Diagnostic>) -> BuildError {
         [only] => only.message.clone(),
         several => format!("{name} has {} errors", several.len()),
     };
-    BuildError { diagnostics, ..BuildError::input(message) }
+    let is_empty = diagnostics.iter().any(|found| found.message == "file with no instructions");
+    let hint = is_empty.then(|| NO_BASE.to_owned());
+    BuildError { diagnostics, hint, ..BuildError::input(message) }
 }

@@ -1,7 +1,7 @@
 //! The traits between the engine and its client.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use kiln_frontend::dockerignore::Patterns;
@@ -51,6 +51,28 @@ pub trait Results: Send + Sync {
 
 /// A stream that is thrown away unless it is finished.
 pub trait ResultStream: Write + Send {
+    /// Writes up to `size` bytes of a file, and returns how many there were. A stream that is a
+    /// file itself can have the kernel do it.
+    ///
+    /// # Errors
+    /// When the file cannot be read or the stream not be written.
+    fn copy_file(&mut self, file: &File, size: u64) -> io::Result<u64> {
+        let mut buffer = vec![0; 1 << 20];
+        let mut left = file.take(size);
+        let mut copied = 0;
+        loop {
+            match left.read(&mut buffer) {
+                Ok(0) => return Ok(copied),
+                Ok(n) => {
+                    self.write_all(&buffer[..n])?;
+                    copied += n as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Makes what was written visible.
     ///
     /// # Errors

@@ -21,6 +21,7 @@
 mod pattern;
 
 use self::pattern::Matcher;
+use crate::lower::path::clean;
 
 /// How long a line of an ignore file may be, in bytes.
 pub const MAX_LINE: usize = 65_535;
@@ -278,31 +279,6 @@ fn plain(text: &str) -> Option<&str> {
     let path = text.strip_suffix("/**").unwrap_or(text);
     let path = path.strip_suffix("/*").unwrap_or(path);
     (!path.contains(['*', '[', ']', '?', '^', '\\'])).then_some(path)
-}
-
-/// Cleans a path by its text alone: `a//b/./c/..` becomes `a/b`, `..` in front stays, nothing becomes `.`.
-pub fn clean(path: &str) -> String {
-    let is_rooted = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => match parts.last() {
-                Some(&last) if last != ".." => {
-                    parts.pop();
-                }
-                _ if is_rooted => {}
-                _ => parts.push(part),
-            },
-            part => parts.push(part),
-        }
-    }
-    let cleaned = parts.join("/");
-    match (is_rooted, cleaned.is_empty()) {
-        (true, _) => format!("/{cleaned}"),
-        (false, true) => ".".to_owned(),
-        (false, false) => cleaned,
-    }
 }
 
 #[cfg(test)]

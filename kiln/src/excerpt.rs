@@ -55,7 +55,8 @@ pub fn draw(file: &SourceText, ranges: &[Lines], out: &mut String) {
             continue;
         }
         let is_marked = ranges.iter().any(|range| (range.first..=range.last).contains(&number));
-        let _ = writeln!(out, " {number:3} | {} {}", if is_marked { ">>>" } else { "   " }, shown_line(lines[number - 1]));
+        let _ =
+            writeln!(out, " {number:3} | {} {}", if is_marked { ">>>" } else { "   " }, shown_line(lines[number - 1]));
     }
     let _ = writeln!(out, "{RULE}");
 }

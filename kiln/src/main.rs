@@ -3,6 +3,8 @@
 //! This crate is the engine's first client: it reads the command line, lends the engine the user's files, credentials
 //! and terminal, draws progress and errors, and turns failures into exit codes. It is the only crate that prints.
 
+mod answer;
+mod base64;
 mod command;
 mod excerpt;
 mod input;

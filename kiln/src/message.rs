@@ -40,6 +40,8 @@ pub enum Failure {
         /// The build file it is about.
         file: Option<SourceText>,
     },
+    /// What there is to tell has been told; only the exit code is left.
+    Told(u8),
     /// Whoever read our output has gone; there is nobody to tell.
     ReaderGone,
 }
@@ -63,10 +65,14 @@ impl Failure {
     pub fn code(&self) -> ExitCode {
         match self {
             Self::Error { error, .. } => ExitCode::from(code(error.kind)),
+            Self::Told(code) => ExitCode::from(*code),
             Self::ReaderGone => ExitCode::SUCCESS,
         }
     }
 }
+
+/// The exit code of a check that found something.
+pub const FOUND: u8 = 1;
 
 /// Returns the exit code for a kind of failure. 2 is clap's, for a command line that it cannot read.
 pub fn code(kind: Kind) -> u8 {
@@ -125,7 +131,8 @@ pub fn draw(error: &BuildError, file: Option<&SourceText>, colours: bool) -> Str
         error_line(&error.message, file, colours, &mut text);
     }
     // Diagnostics have their own hints.
-    if let Some(hint) = error.hint.as_ref().filter(|hint| errors.iter().all(|known| known.hint.as_ref() != Some(hint))) {
+    if let Some(hint) = error.hint.as_ref().filter(|hint| errors.iter().all(|known| known.hint.as_ref() != Some(hint)))
+    {
         hint_line(hint, colours, &mut text);
     }
     if error.kind == Kind::Bug {
@@ -194,7 +201,21 @@ mod tests {
             status: Some(2),
             ..BuildError::input("process \"/bin/sh -c make   all\" did not complete successfully: exit code: 2")
         };
-        assert_snapshot!(draw(&error.hint("read the lines above"), Some(&file()), false), @r#""#);
+        assert_snapshot!(draw(&error.hint("read the lines above"), Some(&file()), false), @r#"
+        ------
+         > [2/2] RUN make   all:
+        0.123 make: *** No rule
+        ------
+        docker/app.Dockerfile:2
+        --------------------
+           1 |     FROM alpine
+           2 | >>> RUN make \
+           3 | >>>   all
+           4 |     COPPY a b
+        --------------------
+        ERROR: failed to solve: process "/bin/sh -c make   all" did not complete successfully: exit code: 2
+        hint: read the lines above
+        "#);
     }
 
     #[test]
@@ -206,21 +227,57 @@ mod tests {
         };
         let diagnostics = vec![unknown(1), unknown(4).hint("read the list")];
         let error = BuildError { diagnostics, ..BuildError::input("Dockerfile has 2 errors") };
-        assert_snapshot!(draw(&error, Some(&file()), false), @"");
+        assert_snapshot!(draw(&error, Some(&file()), false), @r#"
+        docker/app.Dockerfile:1
+        --------------------
+           1 | >>> FROM alpine
+           2 |     RUN make \
+           3 |       all
+        --------------------
+        ERROR: failed to solve: dockerfile parse error on line 1: unknown instruction: COPPY (did you mean COPY?)
+
+        docker/app.Dockerfile:4
+        --------------------
+           2 |     RUN make \
+           3 |       all
+           4 | >>> COPPY a b
+           5 |     
+        --------------------
+        ERROR: failed to solve: dockerfile parse error on line 4: unknown instruction: COPPY (did you mean COPY?)
+        hint: read the list
+        "#);
     }
 
     #[test]
     fn warnings_before_an_error_are_listed_first() {
-        let warning = Diagnostic::warning(Phase::Lower, "maintainer-deprecated", "Maintainer instruction is deprecated");
-        let error = Diagnostic::error(Phase::Lower, "invalid-signal", "invalid signal: X").at(Lines::single(4), Span::default());
+        let warning =
+            Diagnostic::warning(Phase::Lower, "maintainer-deprecated", "Maintainer instruction is deprecated");
+        let error = Diagnostic::error(Phase::Lower, "invalid-signal", "invalid signal: X")
+            .at(Lines::single(4), Span::default());
         let error = BuildError { diagnostics: vec![warning, error], ..BuildError::input("2 errors") };
-        assert_snapshot!(draw(&error, Some(&file()), false), @"");
+        assert_snapshot!(draw(&error, Some(&file()), false), @r#"
+
+         1 warning found (use `--check` to see the lines):
+         - MaintainerDeprecated: Maintainer instruction is deprecated
+
+        docker/app.Dockerfile:4
+        --------------------
+           2 |     RUN make \
+           3 |       all
+           4 | >>> COPPY a b
+           5 |     
+        --------------------
+        ERROR: failed to solve: invalid signal: X
+        "#);
     }
 
     #[test]
     fn an_error_without_a_place_is_a_sentence() {
         let error = BuildError::environment("cannot pull `alpine:3`: the registry answered 429\x1b[2J").hint("wait");
-        assert_snapshot!(draw(&error, None, false), @"");
+        assert_snapshot!(draw(&error, None, false), @r#"
+        ERROR: cannot pull `alpine:3`: the registry answered 429
+        hint: wait
+        "#);
         assert!(draw(&error, Some(&file()), false).starts_with("ERROR: failed to solve: cannot pull"));
         assert!(draw(&BuildError::bug("no"), None, false).contains("mistake in kiln"));
         assert!(draw(&BuildError::input("no").hint("x"), None, true).contains("\x1b["));
@@ -240,6 +297,11 @@ mod tests {
     fn warnings_are_listed_as_buildx_does() {
         let warning = Diagnostic::warning(Phase::Lower, "json-args-recommended", "JSON arguments recommended for CMD");
         assert_eq!(draw_warnings(&[]), "");
-        assert_snapshot!(draw_warnings(&[warning.clone().at(Lines::single(3), Span::default()), warning]), @r"");
+        assert_snapshot!(draw_warnings(&[warning.clone().at(Lines::single(3), Span::default()), warning]), @r#"
+
+        2 warnings found (use `--check` to see the lines):
+        - JSONArgsRecommended: JSON arguments recommended for CMD (line 3)
+        - JSONArgsRecommended: JSON arguments recommended for CMD
+        "#);
     }
 }

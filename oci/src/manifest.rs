@@ -98,7 +98,9 @@ pub enum DocumentError {
         announced: String,
     },
     /// Docker's first format.
-    #[error("the image is in Docker's manifest schema 1, which nobody writes any more; push it again with a current tool")]
+    #[error(
+        "the image is in Docker's manifest schema 1, which nobody writes any more; push it again with a current tool"
+    )]
     Schema1,
     /// Something else.
     #[error("unknown manifest type {0:?}")]
@@ -147,7 +149,9 @@ impl Document {
 }
 
 /// Go writes an empty list that was never made as `null`.
-pub(crate) fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+pub(crate) fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 

@@ -1,7 +1,9 @@
 //! OCI layouts and `docker load` archives, as a tar stream or a directory.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 use kiln_cache::Store;
 use kiln_cache::layer::{TarHeader, end_of_archive};
@@ -11,6 +13,7 @@ use serde::Serialize;
 use super::image::Image;
 use crate::error::BuildError;
 use crate::layers::Layers;
+use crate::seam::ResultStream;
 
 /// The annotation that containerd reads a full name from.
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
@@ -41,24 +44,31 @@ pub trait Sink {
     /// # Errors
     /// When it cannot be written.
     fn file(&mut self, path: &str, size: u64, content: &mut dyn Read) -> io::Result<()>;
+
+    /// Takes a file whose bytes need no check on their way.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn known(&mut self, path: &str, size: u64, mut file: &File) -> io::Result<()> {
+        self.file(path, size, &mut file)
+    }
 }
 
 /// Writes a layout: every blob once, then what names them.
 ///
 /// # Errors
 /// When a blob cannot be had, or the sink fails.
-pub fn write(
-    archive: &Archive,
-    store: &Store,
-    layers: &Layers,
-    sink: &mut dyn Sink,
-) -> Result<(), BuildError> {
+pub fn write(archive: &Archive, store: &Store, layers: &Arc<Layers>, sink: &mut dyn Sink) -> Result<(), BuildError> {
     let failed = |error: io::Error| write_failed(&error);
     let marker = json(&LayoutMarker::default())?;
     put(sink, "oci-layout", &marker).map_err(failed)?;
     let mut written = BTreeMap::new();
     for (diff_id, descriptor) in &archive.image.layers {
         if written.insert(descriptor.digest, ()).is_some() {
+            continue;
+        }
+        if let Some(file) = layers.fresh_blob(descriptor).map_err(failed)? {
+            sink.known(&blob_path(&descriptor.digest), descriptor.size, &file).map_err(failed)?;
             continue;
         }
         let mut blob = layers.open_blob(diff_id, descriptor).map_err(failed)?;
@@ -187,22 +197,43 @@ impl<W: Write> TarSink<W> {
         if left > 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "there is less content than announced"));
         }
+        self.pad(size)
+    }
+
+    fn pad(&mut self, size: u64) -> io::Result<()> {
         let padding = (512 - size % 512) % 512;
         self.output.write_all(&[0; 512][..usize::try_from(padding).unwrap_or(0)])
     }
-}
 
-impl<W: Write> Sink for TarSink<W> {
-    fn file(&mut self, path: &str, size: u64, content: &mut dyn Read) -> io::Result<()> {
+    fn file_header(&mut self, path: &str, size: u64) -> io::Result<()> {
         for (end, _) in path.match_indices('/') {
             let directory = &path[..=end];
             if !self.directories.iter().any(|known| known == directory) {
                 self.directories.push(directory.to_owned());
-                self.header(&TarHeader { name: directory.as_bytes(), kind: b'5', mode: 0o755, ..TarHeader::default() })?;
+                self.header(&TarHeader {
+                    name: directory.as_bytes(),
+                    kind: b'5',
+                    mode: 0o755,
+                    ..TarHeader::default()
+                })?;
             }
         }
-        self.header(&TarHeader { name: path.as_bytes(), kind: b'0', mode: 0o644, size, ..TarHeader::default() })?;
+        self.header(&TarHeader { name: path.as_bytes(), kind: b'0', mode: 0o644, size, ..TarHeader::default() })
+    }
+}
+
+impl Sink for TarSink<Box<dyn ResultStream>> {
+    fn file(&mut self, path: &str, size: u64, content: &mut dyn Read) -> io::Result<()> {
+        self.file_header(path, size)?;
         self.content(size, content)
+    }
+
+    fn known(&mut self, path: &str, size: u64, file: &File) -> io::Result<()> {
+        self.file_header(path, size)?;
+        if self.output.copy_file(file, size)? != size {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a blob is shorter than it was"));
+        }
+        self.pad(size)
     }
 }
 

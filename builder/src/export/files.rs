@@ -110,8 +110,9 @@ impl Directory<'_> {
     fn children(&mut self, node: &FileNode, fd: &OwnedFd, path: &mut Vec<Name>) -> io::Result<()> {
         for (name, child) in &node.children {
             path.push(name.clone());
-            self.entry(child, fd, name, path)
-                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", crate::op::files::display(path))))?;
+            self.entry(child, fd, name, path).map_err(|error| {
+                io::Error::new(error.kind(), format!("{}: {error}", crate::op::files::display(path)))
+            })?;
             path.pop();
         }
         Ok(())

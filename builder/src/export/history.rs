@@ -42,7 +42,11 @@ pub fn complete(history: &mut Vec<History>, times: &Times) {
         let epoch = rfc3339(epoch.saturating_mul(1_000_000_000));
         for entry in history.iter_mut().skip(times.base) {
             // Texts of one form and zone compare as times do, up to the second.
-            if entry.created.as_deref().is_none_or(|created| created.trim_end_matches('Z') > epoch.trim_end_matches('Z')) {
+            if entry
+                .created
+                .as_deref()
+                .is_none_or(|created| created.trim_end_matches('Z') > epoch.trim_end_matches('Z'))
+            {
                 entry.created = Some(epoch.clone());
             }
         }

@@ -54,10 +54,7 @@ pub fn make(
         .iter()
         .map(|edge| edge.and_then(|edge| solution.solved.get(&edge.vertex)).and_then(|solved| solved.created))
         .collect();
-    history::complete(
-        &mut config.history,
-        &Times { layers: chain.len(), base: plan.base_history, new: &new, epoch },
-    );
+    history::complete(&mut config.history, &Times { layers: chain.len(), base: plan.base_history, new: &new, epoch });
     if config.created.is_none() {
         config.created = config.history.iter().rev().find_map(|entry| entry.created.clone());
     }

@@ -2,6 +2,7 @@
 //! name of a repository.
 
 use std::io;
+use std::sync::Arc;
 
 use kiln_cache::Store;
 use kiln_oci::{Digest, Reference};
@@ -21,7 +22,7 @@ use crate::step::Step;
 pub fn push(
     registry: &Registry,
     store: &Store,
-    layers: &Layers,
+    layers: &Arc<Layers>,
     image: &Image,
     name: &Reference,
     step: &Step,

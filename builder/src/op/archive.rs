@@ -113,8 +113,7 @@ impl Extraction<'_, '_, '_> {
             if count >= MAX_ENTRIES {
                 return Err(ArchiveError::Entry { name, reason: format!("more than {MAX_ENTRIES} entries") });
             }
-            self.entry(&mut entry)
-                .map_err(|reason| ArchiveError::Entry { name, reason: reason.to_string() })?;
+            self.entry(&mut entry).map_err(|reason| ArchiveError::Entry { name, reason: reason.to_string() })?;
         }
         for (path, time) in std::mem::take(&mut self.times) {
             self.overlay.update(&path, |meta| meta.mtime = time);
@@ -168,10 +167,7 @@ impl Extraction<'_, '_, '_> {
         let look = |at: &[Name]| {
             let mut path = self.root.clone();
             path.extend_from_slice(at);
-            self.overlay
-                .find(&path)
-                .filter(|found| found.meta.kind == FileKind::Symlink)
-                .map(|found| found.meta.target)
+            self.overlay.find(&path).filter(|found| found.meta.kind == FileKind::Symlink).map(|found| found.meta.target)
         };
         let below = files::resolve(&files::join(clean), follow_last, look)
             .map_err(|_| OverlayError::TooManyLinks(files::display(clean)))?;
@@ -196,9 +192,10 @@ impl Extraction<'_, '_, '_> {
 
     /// Keeps an entry's bytes: small ones in memory, others in a private file.
     fn spool(&mut self, entry: &mut impl Read, size: u64) -> io::Result<Origin> {
-        self.room = self.room.checked_sub(size).ok_or_else(|| {
-            io::Error::other(format!("the archive expands to more than {MAX_RATIO} times its size"))
-        })?;
+        self.room = self
+            .room
+            .checked_sub(size)
+            .ok_or_else(|| io::Error::other(format!("the archive expands to more than {MAX_RATIO} times its size")))?;
         let short = || io::Error::new(io::ErrorKind::UnexpectedEof, "the archive ends in the middle of a file");
         if size <= 4096 {
             let mut bytes = Vec::new();
@@ -234,9 +231,7 @@ fn metadata(entry: &mut tar::Entry<Box<dyn Read>>) -> io::Result<Option<FileMeta
     };
     // Writers leave the two fields blank for everything else.
     let device = match kind {
-        FileKind::Char | FileKind::Block => {
-            (header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0))
-        }
+        FileKind::Char | FileKind::Block => (header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0)),
         _ => (0, 0),
     };
     let mut meta = FileMeta {

@@ -202,9 +202,8 @@ enum Verdict {
 impl Filter {
     fn new(action: &Copy) -> Result<Self, CopyError> {
         let read = |kind: &str, lines: &[String]| {
-            Patterns::new(lines).map_err(|_| {
-                CopyError::Pattern(format!("invalid {kind}patterns: [{}]", lines.join(" ")))
-            })
+            Patterns::new(lines)
+                .map_err(|_| CopyError::Pattern(format!("invalid {kind}patterns: [{}]", lines.join(" "))))
         };
         Ok(Self {
             include: action.include.as_deref().map(|lines| read("include", lines)).transpose()?,
@@ -409,6 +408,9 @@ fn absolute(path: &[Name]) -> Vec<u8> {
     text
 }
 
+/// Reads, or remembers, the content of one file, which stands at a path below its source.
+pub type DigestOf<'a> = &'a dyn Fn(&FileNode, &[Name]) -> Result<Digest, CopyError>;
+
 /// Returns a digest of everything that a copy takes from its source: the names, metadata and
 /// contents, without times. `digest` reads, or remembers, the content of one file.
 ///
@@ -417,7 +419,7 @@ fn absolute(path: &[Name]) -> Vec<u8> {
 pub fn fingerprint(
     source: &FileNode,
     action: &Copy,
-    digest: &dyn Fn(&FileNode, &[Name]) -> Result<Digest, CopyError>,
+    digest: DigestOf,
 ) -> Result<Digest, CopyError> {
     let filter = Filter::new(action)?;
     if filter.include.is_some() {
@@ -445,7 +447,7 @@ fn hash_children(
     node: &FileNode,
     filter: &Filter,
     below: &mut Vec<Name>,
-    digest: &dyn Fn(&FileNode, &[Name]) -> Result<Digest, CopyError>,
+    digest: DigestOf,
 ) -> Result<(), CopyError> {
     for (name, child) in &node.children {
         below.push(name.clone());

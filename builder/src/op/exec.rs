@@ -14,9 +14,9 @@ use kiln_oci::{Digest, Hasher};
 use kiln_runtime::{self as runtime, Outcome, RunError, SetupError, Stream};
 
 use crate::error::{BuildError, chain};
+use crate::export::files::{self, Owners};
 use crate::op::copy;
 use crate::op::file::{self, Source};
-use crate::export::files::{self, Owners};
 use crate::op::files::{FileNode, components};
 use crate::progress::OutputStream;
 use crate::solver::{Job, Solver, Value};
@@ -148,7 +148,8 @@ fn mount(solver: &Solver, job: &Job, mount: &Mount, scratch: &Path, index: usize
             Ok(mounted)
         }
         MountKind::Cache { id, sharing, input, source, owner } => {
-            let (held, path) = cache_mount(solver, job, &CacheWish { id, sharing: *sharing, input: *input, source, owner: *owner })?;
+            let (held, path) =
+                cache_mount(solver, job, &CacheWish { id, sharing: *sharing, input: *input, source, owner: *owner })?;
             let kind = if source == "/" || input.is_some() {
                 runtime::MountKind::Directory { path }
             } else {
@@ -171,19 +172,14 @@ struct CacheWish<'a> {
 }
 
 /// Takes a cache mount, which starts empty or as a copy of an input.
-fn cache_mount(
-    solver: &Solver,
-    job: &Job,
-    wish: &CacheWish,
-) -> Result<(Arc<CacheMount>, PathBuf), BuildError> {
+fn cache_mount(solver: &Solver, job: &Job, wish: &CacheWish) -> Result<(Arc<CacheMount>, PathBuf), BuildError> {
     let seed = wish.input.and_then(|input| job.inputs().get(input)).and_then(Option::as_ref);
     let mut base = Hasher::domain("kiln.mount-base.v1");
     match seed {
         Some(seed) => base.digest(&seed.class).field(wish.source),
-        None => base
-            .number(u64::from(wish.owner.uid))
-            .number(u64::from(wish.owner.gid))
-            .number(u64::from(wish.owner.mode)),
+        None => {
+            base.number(u64::from(wish.owner.uid)).number(u64::from(wish.owner.gid)).number(u64::from(wish.owner.mode))
+        }
     };
     let request = MountRequest {
         id: wish.id,
@@ -199,8 +195,10 @@ fn cache_mount(
         std::os::unix::fs::chown(path, Some(wish.owner.uid), Some(wish.owner.gid))?;
         fs::set_permissions(path, fs::Permissions::from_mode(wish.owner.mode))?;
         let Some(tree) = &tree else { return Ok(()) };
-        let missing = || io::Error::new(io::ErrorKind::NotFound, format!("open {}: no such file or directory", wish.source));
-        let physical = copy::resolve(tree.tree(), &components(wish.source.as_bytes()), true).map_err(io::Error::other)?;
+        let missing =
+            || io::Error::new(io::ErrorKind::NotFound, format!("open {}: no such file or directory", wish.source));
+        let physical =
+            copy::resolve(tree.tree(), &components(wish.source.as_bytes()), true).map_err(io::Error::other)?;
         let node = tree.tree().get(&physical).ok_or_else(missing)?;
         let skipped = files::directory(node, job.contents(), &fs::File::open(path)?, Owners::Kept)?;
         if !skipped.is_empty() {
@@ -208,14 +206,14 @@ fn cache_mount(
         }
         Ok(())
     };
-    let mount = solver
-        .store
-        .cache_mount(&request, &|| solver.client.cancel.is_cancelled(), fill)
-        .map_err(|error| match error {
-            MountError::Cancelled(_) => BuildError::cancelled(),
-            MountError::Fill { source, .. } => BuildError::input(source.to_string()),
-            error => BuildError::environment(chain(&error)),
-        })?;
+    let mount =
+        solver.store.cache_mount(&request, &|| solver.client.cancel.is_cancelled(), fill).map_err(
+            |error| match error {
+                MountError::Cancelled(_) => BuildError::cancelled(),
+                MountError::Fill { source, .. } => BuildError::input(source.to_string()),
+                error => BuildError::environment(chain(&error)),
+            },
+        )?;
     let path = mount.path().to_path_buf();
     Ok((Arc::new(mount), path))
 }
@@ -327,8 +325,7 @@ fn not_run(command: &str, error: &RunError, log: Vec<String>) -> BuildError {
         RunError::Cancelled => return BuildError::cancelled(),
         RunError::Setup(setup) => {
             let hint = setup_hint(setup);
-            let mut built =
-                BuildError::input(format!("process {command:?} did not complete successfully: {text}"));
+            let mut built = BuildError::input(format!("process {command:?} did not complete successfully: {text}"));
             if matches!(setup, SetupError::System { .. } | SetupError::Mount { .. }) {
                 built.kind = crate::Kind::Environment;
             }
@@ -343,19 +340,21 @@ fn not_run(command: &str, error: &RunError, log: Vec<String>) -> BuildError {
 
 fn setup_hint(error: &SetupError) -> Option<String> {
     match error {
-        SetupError::System { errno, .. } | SetupError::Mount { errno, .. } if *errno == 1 => Some(
-            "kiln runs commands as root with its own namespaces: run it as root, with CAP_SYS_ADMIN".to_owned(),
-        ),
-        SetupError::CommandNotFound { name } => Some(format!("install `{name}` in an earlier RUN, or check the spelling and PATH")),
-        SetupError::FileNotFound { exists: true, .. } => {
-            Some("the image lacks the program's interpreter or C library: use a base that has it, or link statically".to_owned())
+        SetupError::System { errno, .. } | SetupError::Mount { errno, .. } if *errno == 1 => {
+            Some("kiln runs commands as root with its own namespaces: run it as root, with CAP_SYS_ADMIN".to_owned())
         }
+        SetupError::CommandNotFound { name } => {
+            Some(format!("install `{name}` in an earlier RUN, or check the spelling and PATH"))
+        }
+        SetupError::FileNotFound { exists: true, .. } => Some(
+            "the image lacks the program's interpreter or C library: use a base that has it, or link statically"
+                .to_owned(),
+        ),
         SetupError::FileNotFound { exists: false, .. } => Some(
-            "a shell form needs /bin/sh in the image; an image without it takes `RUN [\"/program\", \"argument\"]`".to_owned(),
+            "a shell form needs /bin/sh in the image; an image without it takes `RUN [\"/program\", \"argument\"]`"
+                .to_owned(),
         ),
-        SetupError::ExecFormat { .. } => {
-            Some("it is for another processor, or a script without `#!` line".to_owned())
-        }
+        SetupError::ExecFormat { .. } => Some("it is for another processor, or a script without `#!` line".to_owned()),
         SetupError::PermissionDenied { .. } => Some("give it an x bit: `COPY --chmod=755`".to_owned()),
         SetupError::UnknownUser(_) | SetupError::UnknownGroup(_) => {
             Some("add it with `RUN useradd` or `RUN adduser` before USER, or use a number".to_owned())

@@ -102,8 +102,7 @@ pub fn run(
         match action {
             FileAction::MakeDir { path, mode, owner, time } => {
                 let (uid, gid) = owner.as_ref().map(look_up).transpose()?.unwrap_or((0, 0));
-                let physical =
-                    overlay.make_directories(path.as_bytes(), NewDirectory { mode: *mode, uid, gid })?;
+                let physical = overlay.make_directories(path.as_bytes(), NewDirectory { mode: *mode, uid, gid })?;
                 let was_there = before.find(&physical).is_some();
                 if let Some(time) = time.filter(|_| !was_there) {
                     overlay.update(&physical, |meta| meta.mtime = (time, 0));
@@ -278,33 +277,35 @@ pub fn fingerprint_of(
 ///
 /// # Errors
 /// As [`run`].
-pub fn directory_of(
-    store: &Store,
-    source: &Source,
-    contents: &Contents,
-) -> Result<Packed, FileError> {
+pub fn directory_of(store: &Store, source: &Source, contents: &Contents) -> Result<Packed, FileError> {
     let tree = Tree::empty();
     let mut overlay = Overlay::new(&[], &tree, (0, 0));
     let mut path = Vec::new();
     put_all(&mut overlay, source.tree(), &mut path);
     let changes = overlay.changes(&mut |_, _, _| Ok::<_, FileError>(false))?;
     let make = Make { compression: None, directory: true, now: (0, 0) };
-    let sources = BTreeMap::from([(0, match source {
-        Source::Files(files) => Source::Files(files.clone()),
-        Source::Local(local) => Source::Local(local.clone()),
-    })]);
+    let sources = BTreeMap::from([(
+        0,
+        match source {
+            Source::Files(files) => Source::Files(files.clone()),
+            Source::Local(local) => Source::Local(local.clone()),
+        },
+    )]);
     pack(store, changes, &sources, contents, &make)
 }
 
 fn put_all(overlay: &mut Overlay, node: &FileNode, path: &mut Vec<Name>) {
     for (name, child) in &node.children {
         path.push(name.clone());
-        overlay.put(path, Entry {
-            meta: child.meta.clone(),
-            origin: child.origin.clone(),
-            content: child.content,
-            link_group: child.link_group.map(|group| (0, group)),
-        });
+        overlay.put(
+            path,
+            Entry {
+                meta: child.meta.clone(),
+                origin: child.origin.clone(),
+                content: child.content,
+                link_group: child.link_group.map(|group| (0, group)),
+            },
+        );
         put_all(overlay, child, path);
         let time = child.meta.mtime;
         overlay.update(path, |meta| meta.mtime = time);

@@ -78,6 +78,9 @@ pub struct NewDirectory {
     pub gid: u32,
 }
 
+/// Whether a new file has the content of the one below it, which has equal metadata.
+pub type SameContent<'a, E> = &'a mut dyn FnMut(&[Name], &Entry, &Node) -> Result<bool, E>;
+
 impl<'a> Overlay<'a> {
     /// Starts with no changes to the file system `base` of the layers `chain`. `now` is the time of the build.
     pub fn new(chain: &'a [Digest], base: &'a Tree, now: (i64, u32)) -> Self {
@@ -109,9 +112,10 @@ impl<'a> Overlay<'a> {
         }
         match (change.and_then(|change| change.entry.as_ref()), below) {
             (Some(entry), _) => Some(Found { meta: entry.meta.clone(), origin: entry.origin.clone() }),
-            (None, Some(node)) => {
-                Some(Found { meta: layer_files::meta(node), origin: layer_files::origin(self.chain, node, &files::join(path)) })
-            }
+            (None, Some(node)) => Some(Found {
+                meta: layer_files::meta(node),
+                origin: layer_files::origin(self.chain, node, &files::join(path)),
+            }),
             (None, None) if path.is_empty() => {
                 Some(Found { meta: FileMeta::directory(0o755, (0, 0)), origin: Origin::None })
             }
@@ -124,9 +128,7 @@ impl<'a> Overlay<'a> {
         files::resolve(path, follow_last, |at| {
             self.find(at).filter(|found| found.meta.kind == FileKind::Symlink).map(|found| found.meta.target)
         })
-        .map_err(|ResolveError::TooManyLinks| {
-            OverlayError::TooManyLinks(String::from_utf8_lossy(path).into_owned())
-        })
+        .map_err(|ResolveError::TooManyLinks| OverlayError::TooManyLinks(String::from_utf8_lossy(path).into_owned()))
     }
 
     /// Makes a directory and every missing one above it; existing ones stay as they are.
@@ -219,7 +221,7 @@ impl<'a> Overlay<'a> {
     /// Those of `same`.
     pub fn changes<E>(
         &self,
-        same: &mut dyn FnMut(&[Name], &Entry, &Node) -> Result<bool, E>,
+        same: SameContent<E>,
     ) -> Result<Vec<(Vec<Name>, Entry)>, E> {
         let mut found = Vec::new();
         let mut path = Vec::new();
@@ -233,7 +235,7 @@ impl<'a> Overlay<'a> {
         below: Option<&Node>,
         path: &mut Vec<Name>,
         found: &mut Vec<(Vec<Name>, Entry)>,
-        same: &mut dyn FnMut(&[Name], &Entry, &Node) -> Result<bool, E>,
+        same: SameContent<E>,
     ) -> Result<(), E> {
         for (name, child) in &change.children {
             let node = below.and_then(|node| node.children.get(name));
@@ -262,7 +264,7 @@ impl<'a> Overlay<'a> {
         path: &[Name],
         entry: &Entry,
         node: &Node,
-        same: &mut dyn FnMut(&[Name], &Entry, &Node) -> Result<bool, E>,
+        same: SameContent<E>,
     ) -> Result<bool, E> {
         let below = layer_files::meta(node);
         let new = &entry.meta;

@@ -14,8 +14,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use kiln_cache::context::Memo;
 use kiln_cache::layer::Compression;
 use kiln_cache::{NamedInput, Record, Store};
-use kiln_frontend::graph::{content_op_digest, op_digest};
 use kiln_frontend::graph::{CopyFrom, Edge, FileAction, Graph, LocalSource, MountKind, Op, Source, Vertex, VertexId};
+use kiln_frontend::graph::{content_op_digest, op_digest};
 use kiln_oci::{Digest, Hasher};
 use kiln_runtime::{Cancel, Program};
 
@@ -132,9 +132,12 @@ struct Run<'s> {
     below_exec: BTreeSet<VertexId>,
     /// Vertices whose layer is in the result.
     in_result: BTreeSet<VertexId>,
-    contexts: Mutex<BTreeMap<String, Arc<OnceLock<Result<Arc<LocalContext>, String>>>>>,
+    contexts: Mutex<BTreeMap<String, Arc<Walked>>>,
     slots: Slots,
 }
+
+/// A directory of the client, walked by the first who needs it.
+type Walked = OnceLock<Result<Arc<LocalContext>, String>>;
 
 /// Limits how many commands run at once.
 struct Slots {
@@ -174,7 +177,11 @@ impl<'s> Run<'s> {
         while let Some(id) = ahead.pop() {
             run.in_result.insert(id);
             let vertex = solver.graph.vertex(id);
-            let below = if matches!(vertex.op, Op::Merge) { &vertex.inputs[..] } else { &vertex.inputs[..vertex.inputs.len().min(1)] };
+            let below = if matches!(vertex.op, Op::Merge) {
+                &vertex.inputs[..]
+            } else {
+                &vertex.inputs[..vertex.inputs.len().min(1)]
+            };
             ahead.extend(below.iter().flatten().map(|edge| edge.vertex));
         }
         Ok(run)
@@ -317,6 +324,7 @@ impl<'s> Run<'s> {
 
     fn image(&self, vertex: &Vertex) -> Option<Solved> {
         let chain = self.image_chain(vertex)?;
+        self.solver.layers.came_from(&chain, vertex.location.as_ref());
         self.solver.steps.start(&vertex.name).done();
         // The chain of contents is the identity: a moved tag with the same layers is the same.
         let class = match kiln_oci::chain_id(&chain) {
@@ -383,9 +391,11 @@ impl<'s> Run<'s> {
 
     /// Opens and walks a directory of the client, once.
     fn context(&self, local: &LocalSource) -> Result<Arc<LocalContext>, BuildError> {
-        let cell = self.contexts.lock().expect("no panic under the lock").entry(local.name.clone()).or_default().clone();
+        let cell =
+            self.contexts.lock().expect("no panic under the lock").entry(local.name.clone()).or_default().clone();
         let walked = cell.get_or_init(|| {
-            let shown = if local.name == "context" { "build context".to_owned() } else { format!("context {}", local.name) };
+            let shown =
+                if local.name == "context" { "build context".to_owned() } else { format!("context {}", local.name) };
             let step = self.solver.steps.start(format!("[internal] load {shown}"));
             let walk = || -> Result<LocalContext, BuildError> {
                 let root = self
@@ -583,7 +593,8 @@ impl Job<'_, '_> {
     /// Waits until nobody else, here or in another process, is working on the same.
     fn lock(&self, key: &Digest) -> Result<kiln_cache::StoreLock, BuildError> {
         loop {
-            let lock = self.run.solver.store.try_lock_key(key).map_err(|error| BuildError::environment(chain(&error)))?;
+            let lock =
+                self.run.solver.store.try_lock_key(key).map_err(|error| BuildError::environment(chain(&error)))?;
             if let Some(lock) = lock {
                 return Ok(lock);
             }
@@ -622,6 +633,9 @@ impl Job<'_, '_> {
                 let make = Make { compression, directory, now: now() };
                 let packed = file::run(self.run.solver.store, op, &base, &sources, &self.run.contents, &make)
                     .map_err(|error| self.explain(&error, &sources))?;
+                if let Some(blob) = &packed.blob {
+                    self.run.solver.layers.wrote(blob.digest);
+                }
                 Ok((packed.diff_id, packed.size))
             }
             Op::Exec(op) => {
@@ -639,9 +653,10 @@ impl Job<'_, '_> {
     /// Whether some input counts by its content rather than by how it was made.
     fn has_content_inputs(&self) -> bool {
         match &self.vertex.op {
-            Op::File(op) => op.actions.iter().any(|action| {
-                matches!(action, FileAction::Copy(copy) if matches!(copy.from, CopyFrom::Input(_)))
-            }),
+            Op::File(op) => op
+                .actions
+                .iter()
+                .any(|action| matches!(action, FileAction::Copy(copy) if matches!(copy.from, CopyFrom::Input(_)))),
             Op::Exec(op) => op.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Bind { .. })),
             Op::Source(_) | Op::Merge => false,
         }
@@ -693,7 +708,11 @@ impl Job<'_, '_> {
     fn named_inputs(&self) -> Vec<NamedInput> {
         let class = |input: &Option<Solved>| input.as_ref().map_or_else(scratch_class, |input| input.class);
         let mut inputs: Vec<NamedInput> = Vec::new();
-        inputs.push(NamedInput { name: "definition".to_owned(), digest: op_digest(self.vertex), text: Some(self.vertex.name.clone()) });
+        inputs.push(NamedInput {
+            name: "definition".to_owned(),
+            digest: op_digest(self.vertex),
+            text: Some(self.vertex.name.clone()),
+        });
         for (number, input) in self.inputs.iter().enumerate() {
             let name = if number == 0 { "base".to_owned() } else { format!("input {number}") };
             inputs.push(NamedInput { name, digest: class(input), text: None });
@@ -755,7 +774,8 @@ fn near_miss(tree: &FileNode, path: &str) -> Option<String> {
     let (last, parents) = names.split_last()?;
     let directory = tree.get(parents)?;
     let wanted = String::from_utf8_lossy(last);
-    let candidates: Vec<String> = directory.children.keys().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+    let candidates: Vec<String> =
+        directory.children.keys().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
     let near = kiln_frontend::dockerfile::suggest::closest(&wanted, candidates.iter().map(String::as_str))?;
     let mut text = String::new();
     for parent in parents {

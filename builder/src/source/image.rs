@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kiln_cache::Store;
+use kiln_cache::{BlobError, Store};
 use kiln_frontend::lower::{ImageFact, ImageName, ImageQuery};
 use kiln_oci::{
     Descriptor, Digest, Document, ImageConfig, Index, Manifest, Platform, PlatformMatcher, Reference, media_type,
@@ -122,7 +122,8 @@ impl Images<'_> {
             .manifests
             .iter()
             .filter(|manifest| {
-                let is_document = media_type::is_manifest(&manifest.media_type) || media_type::is_index(&manifest.media_type);
+                let is_document =
+                    media_type::is_manifest(&manifest.media_type) || media_type::is_index(&manifest.media_type);
                 let is_attestation = manifest.annotations.contains_key("vnd.docker.reference.type")
                     || manifest.platform.as_ref().is_some_and(|platform| platform.os == "unknown");
                 is_document && !is_attestation
@@ -133,7 +134,8 @@ impl Images<'_> {
         {
             return Ok(only.clone());
         }
-        let platforms: Vec<Platform> = usable.iter().map(|manifest| manifest.platform.clone().unwrap_or_default()).collect();
+        let platforms: Vec<Platform> =
+            usable.iter().map(|manifest| manifest.platform.clone().unwrap_or_default()).collect();
         let best = PlatformMatcher::only(platform).match_order(&platforms).first().copied();
         best.map(|at| usable[at].clone()).ok_or_else(|| {
             let has: Vec<String> = platforms.iter().map(ToString::to_string).collect();
@@ -170,7 +172,10 @@ impl Images<'_> {
 
     fn document(&self, descriptor: &Descriptor, place: &Place) -> Result<Vec<u8>, BuildError> {
         if descriptor.size > MAX_DOCUMENT {
-            return Err(BuildError::environment(format!("{place}: a document of {} bytes is refused", descriptor.size)));
+            return Err(BuildError::environment(format!(
+                "{place}: a document of {} bytes is refused",
+                descriptor.size
+            )));
         }
         if self.store.has_blob(&descriptor.digest)
             && let Ok(bytes) = self.store.read_blob(&descriptor.digest, MAX_DOCUMENT)
@@ -179,12 +184,16 @@ impl Images<'_> {
         }
         let bytes = match place {
             Place::Store(_) => {
-                return Err(BuildError::environment(format!("{place}: {} is not in the store any more", descriptor.digest)));
+                return Err(BuildError::environment(format!(
+                    "{place}: {} is not in the store any more",
+                    descriptor.digest
+                )));
             }
             Place::Layout(layout) => layout::document(&layout.path, &descriptor.digest)?,
             Place::Registry(reference) => {
                 let repository = Repository::from(*reference);
-                let is_blob = !media_type::is_manifest(&descriptor.media_type) && !media_type::is_index(&descriptor.media_type);
+                let is_blob =
+                    !media_type::is_manifest(&descriptor.media_type) && !media_type::is_index(&descriptor.media_type);
                 if is_blob {
                     let mut bytes = Vec::new();
                     let mut stream = self.registry.blob(&repository, descriptor).map_err(registry)?;
@@ -249,7 +258,8 @@ impl Resolved {
 
     /// Returns the chain of an image source.
     pub fn chain(&self, digest: &Digest, platform: Option<&Platform>) -> Option<Vec<Digest>> {
-        let matching = |query: &&ImageQuery| platform.is_none_or(|platform| query.platform.normalized() == platform.normalized());
+        let matching =
+            |query: &&ImageQuery| platform.is_none_or(|platform| query.platform.normalized() == platform.normalized());
         let mut found = self.found.iter().filter(|(_, found)| found.digest == *digest);
         let exact = found.clone().find(|(query, _)| matching(query));
         exact.or_else(|| found.next()).map(|(_, found)| found.config.rootfs.diff_ids.clone())
@@ -270,6 +280,12 @@ pub fn registry(error: RegistryError) -> BuildError {
 }
 
 /// An error of the store.
-pub fn environment(error: &dyn std::error::Error) -> BuildError {
-    BuildError::environment(chain(error))
+pub fn environment(error: &(dyn std::error::Error + 'static)) -> BuildError {
+    let mut built = BuildError::environment(chain(error));
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        built.is_damage |= matches!(error.downcast_ref(), Some(BlobError::Damaged { .. } | BlobError::Missing(_)));
+        cause = error.source();
+    }
+    built
 }

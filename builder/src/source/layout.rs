@@ -32,9 +32,8 @@ impl LayoutName {
     pub fn parse(text: &str) -> Result<Self, BuildError> {
         let (rest, digest) = match text.rsplit_once('@') {
             Some((rest, digest)) => {
-                let digest = digest
-                    .parse()
-                    .map_err(|error| BuildError::input(format!("oci-layout://{text}: {error}")))?;
+                let digest =
+                    digest.parse().map_err(|error| BuildError::input(format!("oci-layout://{text}: {error}")))?;
                 (rest, Some(digest))
             }
             None => (text, None),
@@ -81,7 +80,11 @@ impl LayoutName {
             [only] if self.tag.is_none() => Ok(only.clone()),
             manifests => {
                 let names: Vec<String> = manifests.iter().filter_map(name).collect();
-                let has = if names.is_empty() { "it has no names".to_owned() } else { format!("it has {}", names.join(", ")) };
+                let has = if names.is_empty() {
+                    "it has no names".to_owned()
+                } else {
+                    format!("it has {}", names.join(", "))
+                };
                 Err(BuildError::input(format!("{shown} has no image `{wanted}`: {has}")))
             }
         }

@@ -151,7 +151,9 @@ impl LocalContext {
     }
 
     fn known(&self, file: &LocalFile) -> Option<Digest> {
-        self.memo.get(&file.stat).or_else(|| self.hashed.lock().expect("no panic under the lock").get(&file.stat).copied())
+        self.memo
+            .get(&file.stat)
+            .or_else(|| self.hashed.lock().expect("no panic under the lock").get(&file.stat).copied())
     }
 
     /// Reads and remembers every digest that is not known yet, on all cores.
@@ -187,8 +189,8 @@ fn identity(stat: &rustix::fs::Stat) -> Stat {
         dev: stat.st_dev,
         ino: stat.st_ino,
         size: u64::try_from(stat.st_size).unwrap_or(0),
-        mtime: nanoseconds(stat.st_mtime, stat.st_mtime_nsec as u64),
-        ctime: nanoseconds(stat.st_ctime, stat.st_ctime_nsec as u64),
+        mtime: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
+        ctime: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
     }
 }
 
@@ -242,7 +244,12 @@ impl Walk<'_> {
         Ok(top)
     }
 
-    fn directory(&self, fd: OwnedFd, path: &[Name], above: Option<&Hits>) -> Result<BTreeMap<Name, FileNode>, LocalError> {
+    fn directory(
+        &self,
+        fd: OwnedFd,
+        path: &[Name],
+        above: Option<&Hits>,
+    ) -> Result<BTreeMap<Name, FileNode>, LocalError> {
         if path.len() > MAX_DEPTH {
             return Err(LocalError::TooDeep { path: shorten(path) });
         }
@@ -351,11 +358,7 @@ impl Walk<'_> {
             mtime: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
             size: if kind == FileKind::Regular { u64::try_from(stat.st_size).unwrap_or(0) } else { 0 },
             target,
-            device: if is_device {
-                (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev))
-            } else {
-                (0, 0)
-            },
+            device: if is_device { (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)) } else { (0, 0) },
             xattrs,
         })
     }
@@ -396,4 +399,3 @@ fn shorten(path: &[Name]) -> String {
         None => text,
     }
 }
-

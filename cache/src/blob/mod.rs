@@ -241,6 +241,15 @@ impl Ingest {
         file.as_file().set_permissions(Permissions::from_mode(0o444)).at("write", &path)?;
         if self.store.blob_size(&digest) != Some(size) {
             let target = self.store.blob_path(&digest);
+            let file = match file.persist(&target) {
+                Ok(_) => return Ok((digest, size)),
+                Err(error) if error.error.kind() == io::ErrorKind::NotFound => error.file,
+                Err(error) => return Err(error.error).at("create", target)?,
+            };
+            // Somebody has removed the whole directory.
+            if let Some(parent) = target.parent() {
+                std::fs::create_dir_all(parent).at("create", parent)?;
+            }
             file.persist(&target).map_err(|error| error.error).at("create", target)?;
         }
         Ok((digest, size))

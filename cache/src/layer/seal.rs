@@ -147,12 +147,7 @@ fn names_below(lowers: &[PathBuf]) -> Result<BTreeSet<OsString>, FileError> {
     Ok(shown)
 }
 
-fn compare_children(
-    upper: &Path,
-    lowers: &[PathBuf],
-    hides: bool,
-    depth: usize,
-) -> Result<Vec<Found>, LayerError> {
+fn compare_children(upper: &Path, lowers: &[PathBuf], hides: bool, depth: usize) -> Result<Vec<Found>, LayerError> {
     if depth >= DEPTH {
         return Err(unrepresentable(upper, format!("directories are nested more than {DEPTH} deep")));
     }

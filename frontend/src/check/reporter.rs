@@ -11,6 +11,7 @@ use crate::dockerfile::{Diagnostic, Instruction, Lines, Phase, Span};
 pub struct Reporter {
     options: Options,
     warnings: Vec<Diagnostic>,
+    is_muted: bool,
     /// Rule, message and first line of what was found.
     seen: BTreeSet<(&'static str, String, usize)>,
 }
@@ -19,6 +20,11 @@ impl Reporter {
     /// Starts with nothing found.
     pub fn new(options: Options) -> Self {
         Self { options, ..Self::default() }
+    }
+
+    /// Hears nothing any more: what is found after an error may only be its consequence.
+    pub(crate) fn mute(&mut self) {
+        self.is_muted = true;
     }
 
     /// Reports something about an instruction.
@@ -47,7 +53,7 @@ impl Reporter {
             }
             _ => self.options.wants(rule),
         };
-        if !is_wanted {
+        if !is_wanted || self.is_muted {
             return;
         }
         let mut warning = Diagnostic::warning(Phase::Lower, rule.code, message);

@@ -3,7 +3,7 @@
 //! Words are kept as they are written: quotes, escapes and `$variables` are still in them, because what they mean
 //! depends on the stage they end up in. [`super::expand`] turns them into text.
 
-use super::{device::Device, duration::Nanoseconds};
+use super::{device::Device, directive::SyntaxRequest, duration::Nanoseconds};
 
 /// A part of the source text, in bytes: `start..end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -81,6 +81,8 @@ pub struct File {
     pub escape: char,
     /// The lines at the top that direct the parser, in order.
     pub directives: Vec<Directive>,
+    /// The frontend that the file asks for.
+    pub frontend: Option<SyntaxRequest>,
     /// The instructions, in order. One with mistakes in it is here as [`InstructionKind::Invalid`].
     pub instructions: Vec<Instruction>,
     /// The number of physical lines.

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 use regex::Regex;
 
 use super::{csv, quote::go_quote};
-use crate::dockerignore::clean;
+use crate::lower::path::clean;
 
 /// A part of a git repository.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -100,7 +100,7 @@ impl Builder<'_> {
 
     fn unknown(&mut self) {
         let written = &self.node.keyword.text;
-        let found = suggest::closest(&*written.to_uppercase(), KEYWORDS);
+        let found = suggest::closest(&written.to_uppercase(), KEYWORDS);
         let is_lower = !written.chars().any(char::is_uppercase);
         let suggestion = found.map(|name| if is_lower { name.to_lowercase() } else { name.to_owned() });
         let problem = Problem::instruction(

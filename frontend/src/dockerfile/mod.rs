@@ -10,10 +10,12 @@
 //! written; [`expand::Expander`] expands them where they are used.
 
 pub mod ast;
+pub mod code;
 pub mod csv;
 pub mod device;
 pub mod diagnostic;
 pub mod directive;
+pub mod dump;
 pub mod duration;
 pub mod expand;
 mod flags;
@@ -54,6 +56,7 @@ fn read(text: &str, needs_stage: bool) -> (File, Vec<Diagnostic>) {
     let mut instructions = Vec::new();
     let mut diagnostics = Vec::new();
     let mut has_stage = !needs_stage;
+    let frontend = if needs_stage { directive::detect_syntax(text) } else { None };
     while let Some(line) = reader.logical() {
         let instruction = read_instruction(&mut reader, line, &mut diagnostics);
         let is_from = instruction.keyword.text.eq_ignore_ascii_case("from");
@@ -77,8 +80,13 @@ fn read(text: &str, needs_stage: bool) -> (File, Vec<Diagnostic>) {
     }
     diagnostics.append(&mut reader.diagnostics);
     diagnostics.sort_by_key(|diagnostic| diagnostic.spans.first().copied().unwrap_or_default().start);
-    let file =
-        File { escape: reader.escape, directives: reader.directives, instructions, line_count: reader.line_count };
+    let file = File {
+        escape: reader.escape,
+        directives: reader.directives,
+        frontend,
+        instructions,
+        line_count: reader.line_count,
+    };
     (file, diagnostics)
 }
 

@@ -190,7 +190,7 @@ impl MountKind {
     fn parse(text: &str) -> Result<Self, MountError> {
         let name = text.to_lowercase();
         Self::ALL.into_iter().find(|kind| kind.as_str() == name).ok_or_else(|| MountError::Kind {
-            suggestion: suggest::closest(&*name, Self::ALL.map(Self::as_str)),
+            suggestion: suggest::closest(&name, Self::ALL.map(Self::as_str)),
             text: text.to_owned(),
         })
     }
@@ -217,7 +217,7 @@ impl Sharing {
     fn parse(text: &str) -> Result<Self, MountError> {
         let name = text.to_lowercase();
         Self::ALL.into_iter().find(|sharing| sharing.as_str() == name).ok_or_else(|| MountError::Sharing {
-            suggestion: suggest::closest(&*name, Self::ALL.map(Self::as_str)),
+            suggestion: suggest::closest(&name, Self::ALL.map(Self::as_str)),
             text: text.to_owned(),
         })
     }
@@ -327,7 +327,7 @@ impl Reader {
             "gid" => mount.gid = Some(number("gid", value, 10)?),
             "env" => mount.env = Some(value),
             _ => {
-                let suggestion = suggest::closest(&*key, KEYS);
+                let suggestion = suggest::closest(&key, KEYS);
                 return Err(MountError::Key { key, field: field.to_owned(), suggestion });
             }
         }

@@ -12,8 +12,8 @@ use super::prepare::Prepared;
 use super::remote;
 use super::stages::error;
 use super::{Facts, ImageFact, ImageName, ImageQuery};
-use crate::dockerfile::Diagnostic;
-use crate::graph::{Edge, Graph, LocalSource, Op, Source, Vertex};
+use crate::dockerfile::{Diagnostic, Instruction};
+use crate::graph::{Edge, Graph, LocalSource, Location, Op, Source, Vertex};
 
 /// The name of the directory that is being built.
 pub(super) const MAIN_CONTEXT: &str = "context";
@@ -109,6 +109,15 @@ impl Assembly {
             }
             ContextKind::Empty | ContextKind::Image(_) | ContextKind::OciLayout(_) => Ok(Tree::Edge(None)),
         }
+    }
+
+    /// Says which instruction brought a source in, where that is not known yet.
+    pub(super) fn locate(&mut self, tree: &Tree, instruction: &Instruction) {
+        let Tree::Edge(Some(edge)) = tree else { return };
+        self.graph.vertices[edge.vertex.0 as usize].location.get_or_insert(Location {
+            span: instruction.span.start..instruction.span.end,
+            lines: (instruction.lines.first, instruction.lines.last),
+        });
     }
 
     /// Returns the edge of an image, or nothing when the image is empty.

@@ -10,10 +10,12 @@ mod copy;
 mod environment;
 mod epoch;
 mod history;
+mod metadata;
 mod mounts;
 mod name;
 mod onbuild;
 mod origin;
+mod outline;
 mod owner;
 pub(crate) mod path;
 mod ports;
@@ -23,6 +25,8 @@ mod remote;
 mod run;
 mod stage;
 mod stages;
+mod syntax;
+mod targets;
 mod workdir;
 
 use std::collections::BTreeMap;
@@ -34,7 +38,10 @@ use crate::dockerfile::{Diagnostic, File};
 use crate::dockerignore::Patterns;
 use crate::graph::{Edge, Graph};
 use assembly::Assembly;
+pub use outline::{Outline, OutlineArgument, OutlineMount};
 use prepare::{Preparation, Prepared};
+pub use syntax::foreign_frontend;
+pub use targets::{Target, targets};
 
 /// What the user asked for.
 #[derive(Debug, Clone, Default)]
@@ -150,6 +157,8 @@ pub struct Plan {
     pub layer_edges: Vec<Option<Edge>>,
     /// What the build checks found, in order.
     pub warnings: Vec<Diagnostic>,
+    /// What can be given to the target.
+    pub outline: Outline,
     /// SOURCE_DATE_EPOCH, in seconds, when it is given.
     pub epoch: Option<i64>,
     /// The platform of the result.
@@ -161,6 +170,7 @@ pub struct Plan {
 /// # Errors
 /// What is wrong with the file or the request: warnings first, then at least one error.
 pub fn lower(file: &File, request: &Request, facts: &Facts) -> Result<Lowered, Vec<Diagnostic>> {
+    syntax::check(file, request).map_err(|found| vec![found])?;
     let argument = request.build_args.get("BUILDKIT_DOCKERFILE_CHECK").map(String::as_str);
     let options =
         check::Options::of(file, argument).map_err(|message| vec![stages::error("invalid-check-options", message)])?;
@@ -183,7 +193,7 @@ pub fn lower(file: &File, request: &Request, facts: &Facts) -> Result<Lowered, V
 
 fn plan(prepared: &Prepared<'_>, reporter: &mut Reporter) -> Result<Plan, Vec<Diagnostic>> {
     let mut assembly = Assembly::default();
-    let mut states = stage::work_through(prepared, &mut assembly, reporter)?;
+    let (mut states, gathered) = stage::work_through(prepared, &mut assembly, reporter)?;
     if let Some(found) = reporter.verdict() {
         return Err(vec![found]);
     }
@@ -202,6 +212,7 @@ fn plan(prepared: &Prepared<'_>, reporter: &mut Reporter) -> Result<Plan, Vec<Di
         base_history: state.base_history,
         layer_edges: state.layer_edges,
         warnings: Vec::new(),
+        outline: outline::outline(prepared, gathered),
         epoch: prepared.epoch,
     })
 }

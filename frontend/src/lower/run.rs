@@ -3,6 +3,7 @@
 use super::assembly::{MAIN_CONTEXT, Tree};
 use super::mounts::{self, Surroundings};
 use super::name::summary;
+use super::outline::OutlineMount;
 use super::prepare::{FilesFrom, mount_source};
 use super::stage::{Step, Worker};
 use super::stages::error;
@@ -35,6 +36,15 @@ impl Worker<'_> {
             let written = self.read_mount(step, &word.text)?;
             let mount = self.mount(&written, &mut inputs, ssh_count)?;
             ssh_count += usize::from(written.kind == WrittenKind::Ssh);
+            match &mount.kind {
+                MountKind::Secret { id, required, .. } => {
+                    self.gathered.secrets.push(OutlineMount { id: id.clone(), required: *required, lines: step.lines });
+                }
+                MountKind::Ssh { id, required, .. } => {
+                    self.gathered.ssh.push(OutlineMount { id: id.clone(), required: *required, lines: step.lines });
+                }
+                _ => {}
+            }
             mounts.push(mount);
         }
         let secrets: Vec<String> = mounts.iter().filter_map(secret_variable).collect();

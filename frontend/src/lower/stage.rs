@@ -2,26 +2,21 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use kiln_oci::{Healthcheck, History, ImageConfig, Platform};
-use serde_json::{Map, Value};
+use kiln_oci::{History, ImageConfig, Platform};
 
 use super::arguments::{self, Declared, SCAN};
 use super::assembly::{Assembly, Tree};
-use super::environment::{Environment, index_config, set_in_config};
+use super::environment::{Environment, index_config};
 use super::name::{Namer, with_upper_keyword};
 use super::origin::Origin;
+use super::outline::Gathered;
 use super::prepare::{Base, Prepared};
 use super::stages::error;
-use super::{epoch, history, owner, ports, workdir};
-use crate::check::{
-    Reporter, expose_invalid_format, expose_proto_casing, invalid_base_image_platform, json_args_recommended,
-    legacy_key_value_format, multiple_instructions_disallowed, secrets_used_in_arg_or_env, undefined_var,
-    workdir_relative_path,
-};
-use crate::dockerfile::ast::{Argument, CommandLine, Healthcheck as Written, Pairs};
+use super::{epoch, history, workdir};
+use crate::check::{Reporter, invalid_base_image_platform, undefined_var};
 use crate::dockerfile::expand::{ExpandError, Expander, Expansion};
 use crate::dockerfile::{Diagnostic, Instruction, InstructionKind, Lines, Span, Word};
-use crate::graph::{Edge, FileAction, FileOp, Location, Op, Vertex};
+use crate::graph::{Edge, Location, Op, Vertex};
 
 /// The search path of images that have none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -37,14 +32,14 @@ pub(super) struct State {
     pub(super) tree: Tree,
     pub(super) config: ImageConfig,
     /// Where each variable stands in the environment of the config.
-    config_index: HashMap<String, usize>,
+    pub(super) config_index: HashMap<String, usize>,
     pub(super) environment: Environment,
     /// The names that ARG declared.
     pub(super) arguments: Declared,
     /// Where relative paths begin.
     pub(super) cwd: String,
     /// Whether there was a WORKDIR, in this stage or one below it in the file.
-    has_workdir: bool,
+    pub(super) has_workdir: bool,
     pub(super) platform: Platform,
     /// How many history entries are of the image below.
     pub(super) base_history: usize,
@@ -68,67 +63,109 @@ pub(super) struct Worker<'a> {
     pub(super) done: &'a [Option<State>],
     pub(super) assembly: &'a mut Assembly,
     pub(super) reporter: &'a mut Reporter,
+    pub(super) gathered: &'a mut Gathered,
     pub(super) state: State,
     pub(super) namer: Namer,
     pub(super) index: usize,
     /// The last CMD, ENTRYPOINT and HEALTHCHECK of this stage.
-    latest: BTreeMap<&'static str, &'a Instruction>,
+    pub(super) latest: BTreeMap<&'static str, &'a Instruction>,
 }
 
+/// No more mistakes than this are reported in one run.
+const MOST_ERRORS: usize = 50;
+
+/// The stages as they stand in the end, and what was gathered on the way.
+pub(super) type Outcome = (Vec<Option<State>>, Gathered);
+
 /// Works through the stages that are wanted, in order.
+///
+/// A mistake does not end the work, unless what comes after depends on it.
 pub(super) fn work_through(
     prepared: &Prepared<'_>,
     assembly: &mut Assembly,
     reporter: &mut Reporter,
-) -> Result<Vec<Option<State>>, Vec<Diagnostic>> {
+) -> Result<Outcome, Vec<Diagnostic>> {
     let mut done: Vec<Option<State>> = vec![None; prepared.stages.list.len()];
+    let mut gathered = Gathered::default();
+    let mut errors = Vec::new();
     for &index in &prepared.wanted {
-        let state = stage(prepared, index, &done, assembly, reporter).map_err(|found| vec![found])?;
-        done[index] = Some(state);
+        match stage(prepared, index, &done, assembly, reporter, &mut gathered, &mut errors) {
+            Some(state) => done[index] = Some(state),
+            None => break,
+        }
     }
-    Ok(done)
+    if errors.is_empty() { Ok((done, gathered)) } else { Err(errors) }
 }
 
+/// Returns the stage as it stands in the end; nothing when there is no use in going on.
 fn stage(
     prepared: &Prepared<'_>,
     index: usize,
     done: &[Option<State>],
     assembly: &mut Assembly,
     reporter: &mut Reporter,
-) -> Result<State, Diagnostic> {
+    gathered: &mut Gathered,
+    errors: &mut Vec<Diagnostic>,
+) -> Option<State> {
     let stage = &prepared.stages.list[index];
     let triggers = &prepared.triggers[index];
-    let base = &prepared.heads[index].base;
+    let mut namer = namer(prepared, index);
+    let state = match start(prepared, index, done, assembly, reporter, &mut namer) {
+        Ok(state) => state,
+        Err(found) => {
+            errors.push(at_instruction(found, stage.instruction));
+            return None;
+        }
+    };
+    let mut worker =
+        Worker { prepared, done, assembly, reporter, gathered, state, namer, index, latest: BTreeMap::new() };
+    if matches!(prepared.heads[index].base, Base::Replaced(_)) {
+        return Some(worker.state);
+    }
+    let head = stage.instruction;
+    let triggers = triggers.iter().map(|trigger| Step {
+        instruction: &trigger.instruction,
+        is_trigger: true,
+        lines: head.lines,
+        span: head.span,
+    });
+    let own = stage.instructions.iter().map(|&instruction| Step {
+        instruction,
+        is_trigger: false,
+        lines: instruction.lines,
+        span: instruction.span,
+    });
+    for step in triggers.chain(own) {
+        let Err(found) = worker.apply(step) else { continue };
+        errors.push(found);
+        worker.reporter.mute();
+        let is_needed = matches!(step.instruction.kind, InstructionKind::Env(_) | InstructionKind::Arg(_));
+        if is_needed || errors.len() >= MOST_ERRORS {
+            return None;
+        }
+    }
+    Some(worker.state)
+}
+
+/// Returns what gives the steps of a stage their names.
+fn namer(prepared: &Prepared<'_>, index: usize) -> Namer {
+    let stage = &prepared.stages.list[index];
+    let head = &prepared.heads[index];
     let counts = |instruction: &Instruction| {
         use InstructionKind::{Add, Copy, Run, Workdir};
         matches!(instruction.kind, Run(_) | Copy(_) | Add(_) | Workdir(_))
     };
     let own = stage.instructions.iter().filter(|instruction| counts(instruction)).count();
-    let is_image = match base {
-        Base::Outside(name) => matches!(prepared.outside(name, &prepared.heads[index].platform), Ok(Origin::Image(_))),
+    let is_image = match &head.base {
+        Base::Outside(name) => matches!(prepared.outside(name, &head.platform), Ok(Origin::Image(_))),
         _ => false,
     };
-    let mut namer = Namer {
-        platform: prepared.request.multi_platform.then(|| prepared.heads[index].platform.clone()),
+    Namer {
+        platform: prepared.request.multi_platform.then(|| head.platform.clone()),
         stage: (prepared.stages.list.len() > 1).then(|| stage.display()),
-        total: usize::from(is_image) + triggers.len() + own,
+        total: usize::from(is_image) + prepared.triggers[index].len() + own,
         done: 0,
-    };
-    let state = start(prepared, index, done, assembly, reporter, &mut namer)
-        .map_err(|found| at_instruction(found, stage.instruction))?;
-    let mut worker = Worker { prepared, done, assembly, reporter, state, namer, index, latest: BTreeMap::new() };
-    if matches!(base, Base::Replaced(_)) {
-        return Ok(worker.state);
     }
-    for trigger in triggers.iter() {
-        let (lines, span) = (stage.instruction.lines, stage.instruction.span);
-        worker.apply(Step { instruction: &trigger.instruction, is_trigger: true, lines, span })?;
-    }
-    for instruction in &stage.instructions {
-        let (lines, span) = (instruction.lines, instruction.span);
-        worker.apply(Step { instruction, is_trigger: false, lines, span })?;
-    }
-    Ok(worker.state)
 }
 
 /// Says where, unless that is said already.
@@ -167,6 +204,7 @@ fn start(
     let none = Environment::default();
     let label: &mut dyn FnMut(&str) -> String = &mut |image| namer.next(&format!("FROM {image}"), &none);
     let tree = assembly.tree(&origin, &head.platform, prepared, label)?;
+    assembly.locate(&tree, stage.instruction);
     let config = origin.query(&head.platform).and_then(|query| prepared.config(&query)).cloned();
     if let (Some(config), Base::Outside(written), Origin::Image(_)) = (&config, &head.base, &origin) {
         let found = &config.platform;
@@ -385,7 +423,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Adds a history entry that makes no layer.
-    fn note(&mut self, text: String) {
+    pub(super) fn note(&mut self, text: String) {
         self.record(text, true);
     }
 
@@ -417,218 +455,5 @@ impl<'a> Worker<'a> {
         let default: &[&str] =
             if self.state.platform.os == "windows" { &["cmd", "/S", "/C"] } else { &["/bin/sh", "-c"] };
         default.iter().map(|&word| word.to_owned()).collect()
-    }
-
-    fn arguments_of(&self, command: &CommandLine) -> Vec<String> {
-        match command {
-            CommandLine::Exec(words) => words.iter().map(|word| word.text.clone()).collect(),
-            CommandLine::Shell(word) => {
-                let mut arguments = self.shell();
-                arguments.push(word.text.clone());
-                arguments
-            }
-        }
-    }
-
-    /// Remembers that an instruction of which only the last counts was there.
-    fn only_last(&mut self, step: Step<'a>) {
-        let Some(name) = step.instruction.kind.name() else { return };
-        if let Some(earlier) = self.latest.insert(name, step.instruction)
-            && !step.is_trigger
-        {
-            multiple_instructions_disallowed::check(earlier, step.instruction, self.reporter);
-        }
-    }
-
-    fn recommend_json(&mut self, step: Step<'_>, command: &CommandLine) {
-        if matches!(command, CommandLine::Shell(_)) && !step.is_trigger {
-            let has_shell = !self.state.config.config.shell.is_empty();
-            json_args_recommended::check(step.instruction, has_shell, self.reporter);
-        }
-    }
-
-    fn cmd(&mut self, step: Step<'a>, command: &CommandLine) {
-        self.recommend_json(step, command);
-        self.only_last(step);
-        let arguments = self.arguments_of(command);
-        self.note(format!("CMD {}", history::quoted_list(&arguments)));
-        self.state.config.config.cmd = arguments;
-        self.state.config.config.args_escaped = true;
-    }
-
-    fn entrypoint(&mut self, step: Step<'a>, command: &CommandLine) {
-        self.recommend_json(step, command);
-        self.only_last(step);
-        let arguments = self.arguments_of(command);
-        self.note(format!("ENTRYPOINT {}", history::quoted_list(&arguments)));
-        self.state.config.config.entrypoint = arguments;
-        if !self.latest.contains_key("CMD") {
-            self.state.config.config.cmd.clear();
-        }
-    }
-
-    fn env(&mut self, step: Step<'_>, pairs: &Pairs) -> Result<(), Diagnostic> {
-        let pairs = self.pairs(step, pairs)?;
-        let mut text = "ENV".to_owned();
-        for (key, value) in &pairs {
-            if !step.is_trigger {
-                secrets_used_in_arg_or_env::check(step.instruction, key, self.reporter);
-            }
-            text.push_str(&format!(" {key}={value}"));
-            set_in_config(&mut self.state.config.config.env, &mut self.state.config_index, key, value);
-            self.state.environment.set(key, value);
-        }
-        self.note(text);
-        Ok(())
-    }
-
-    fn label(&mut self, step: Step<'_>, pairs: &Pairs) -> Result<(), Diagnostic> {
-        let pairs = self.pairs(step, pairs)?;
-        let mut text = "LABEL".to_owned();
-        for (key, value) in pairs {
-            text.push_str(&format!(" {key}={value}"));
-            self.state.config.config.labels.insert(key, value);
-        }
-        self.note(text);
-        Ok(())
-    }
-
-    /// Expands pairs; all of them see the variables from before the instruction.
-    fn pairs(&mut self, step: Step<'_>, pairs: &Pairs) -> Result<Vec<(String, String)>, Diagnostic> {
-        let mut out = Vec::with_capacity(pairs.pairs.len());
-        for pair in &pairs.pairs {
-            out.push((self.word(step, &pair.key)?, self.word(step, &pair.value)?));
-        }
-        if pairs.legacy && !step.is_trigger {
-            legacy_key_value_format::check(step.instruction, self.reporter);
-        }
-        Ok(out)
-    }
-
-    fn arg(&mut self, step: Step<'_>, arguments: &[Argument]) -> Result<(), Diagnostic> {
-        let mut text = "ARG".to_owned();
-        for argument in arguments {
-            let name = &argument.name.text;
-            if !step.is_trigger {
-                secrets_used_in_arg_or_env::check(step.instruction, name, self.reporter);
-            }
-            let value = match (self.prepared.request.build_args.get(name), &argument.default) {
-                (Some(given), _) => Some(given.clone()),
-                (None, Some(default)) => Some(self.word(step, default)?),
-                (None, None) => self.prepared.globals.values.get(name).map(str::to_owned),
-            };
-            text.push(' ');
-            text.push_str(name);
-            if let Some(value) = value {
-                text.push_str(&format!("={value}"));
-                if !SCAN.contains(&&**name) {
-                    self.state.environment.set(name, &value);
-                }
-            }
-            self.state.arguments.add(name);
-        }
-        self.note(text);
-        Ok(())
-    }
-
-    fn volume(&mut self, step: Step<'_>, words: &[Word]) -> Result<(), Diagnostic> {
-        let mut paths = Vec::with_capacity(words.len());
-        for word in words {
-            let path = self.word(step, word)?;
-            if path.is_empty() {
-                return Err(error("empty-volume", "VOLUME specified can not be an empty string"));
-            }
-            paths.push(path);
-        }
-        self.note(format!("VOLUME {}", history::plain_list(&paths)));
-        let volumes = paths.into_iter().map(|path| (path, Value::Object(Map::new())));
-        self.state.config.config.volumes.extend(volumes);
-        Ok(())
-    }
-
-    fn expose(&mut self, step: Step<'_>, words: &[Word]) -> Result<(), Diagnostic> {
-        let mut ports = Vec::new();
-        for word in words {
-            let expansion = self.expand(&word.text).map_err(|cause| error("expansion", cause.to_string()))?;
-            for argument in expansion.words {
-                if !step.is_trigger {
-                    expose_proto_casing::check(step.instruction, &argument, self.reporter);
-                    expose_invalid_format::check(step.instruction, &argument, self.reporter);
-                }
-                let found = ports::parse(&argument).map_err(|cause| error("invalid-port", cause.to_string()))?;
-                ports.extend(found.keys());
-            }
-        }
-        self.note(format!("EXPOSE {}", history::plain_list(&ports)));
-        let ports = ports.into_iter().map(|port| (port, Value::Object(Map::new())));
-        self.state.config.config.exposed_ports.extend(ports);
-        Ok(())
-    }
-
-    fn stopsignal(&mut self, step: Step<'_>, word: &Word) -> Result<(), Diagnostic> {
-        let signal = self.word(step, word)?;
-        crate::dockerfile::signal::parse(&signal).map_err(|cause| error("invalid-signal", cause.to_string()))?;
-        self.note(format!("STOPSIGNAL {signal}"));
-        self.state.config.config.stop_signal = signal;
-        Ok(())
-    }
-
-    fn healthcheck(&mut self, step: Step<'a>, written: &Written) {
-        self.only_last(step);
-        let check = match written {
-            Written::None => Healthcheck { test: vec!["NONE".to_owned()], ..Healthcheck::default() },
-            Written::Cmd(probe) => {
-                let test = match &probe.command {
-                    CommandLine::Shell(word) => vec!["CMD-SHELL".to_owned(), word.text.clone()],
-                    CommandLine::Exec(words) => {
-                        let words = words.iter().map(|word| word.text.clone());
-                        std::iter::once("CMD".to_owned()).chain(words).collect()
-                    }
-                };
-                Healthcheck {
-                    test,
-                    interval: probe.interval.0,
-                    timeout: probe.timeout.0,
-                    start_period: probe.start_period.0,
-                    start_interval: probe.start_interval.0,
-                    retries: i64::from(probe.retries),
-                    ..Healthcheck::default()
-                }
-            }
-        };
-        self.note(history::healthcheck(&check));
-        self.state.config.config.healthcheck = Some(check);
-    }
-
-    fn workdir(&mut self, step: Step<'_>, word: &Word) -> Result<(), Diagnostic> {
-        let directory = self.word(step, word)?;
-        if !self.state.has_workdir && !step.is_trigger {
-            workdir_relative_path::check(step.instruction, &directory, self.reporter);
-        }
-        self.state.has_workdir = true;
-        let current = &self.state.cwd;
-        let next = workdir::next(current, &directory, &self.state.platform.os)
-            .map_err(|cause| error("invalid-workdir", cause.to_string()))?;
-        self.state.cwd.clone_from(&next);
-        self.state.config.config.working_dir.clone_from(&next);
-        let text = format!("WORKDIR {next}");
-        let next = next.replace('\\', "/");
-        if next == "/" {
-            self.note(text);
-            return Ok(());
-        }
-        let user = &self.state.config.config.user;
-        let action = FileAction::MakeDir {
-            path: super::path::rooted(&next),
-            mode: 0o755,
-            owner: if user.is_empty() { None } else { Some(owner::parse(user)) },
-            time: self.prepared.epoch,
-        };
-        let shown = self.display(step, &step.instruction.original, &[]);
-        let name = self.name(&shown);
-        let inputs = vec![self.state.edge];
-        let edge = self.push(step, Op::File(FileOp { actions: vec![action] }), inputs, name);
-        self.layer(text, edge);
-        Ok(())
     }
 }

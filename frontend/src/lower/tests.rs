@@ -1,6 +1,8 @@
 //! Recorded conversions, and what the graph looks like.
 
 mod graph;
+mod outline;
+mod several_errors;
 mod vectors;
 
 use std::collections::BTreeMap;

@@ -10,6 +10,7 @@ use kiln_frontend::dockerfile::csv;
 use kiln_frontend::lower;
 use kiln_oci::Platform;
 
+use super::call::{Call, Method};
 use crate::input::build_file::{self, Found};
 use crate::input::context::{self, LocalContexts, Main};
 use crate::input::results::{LocalResults, write_file};
@@ -97,6 +98,12 @@ pub struct Arguments {
     /// Print the build graph and build nothing
     #[arg(long, value_name = "FORM")]
     print: Option<Form>,
+    /// Ask about the build file and build nothing: `check`, `outline`, `targets`, with `,format=json` as JSON
+    #[arg(long, value_name = "METHOD[,key=value]")]
+    call: Option<String>,
+    /// Check the build file and build nothing; the same as `--call=check`
+    #[arg(long, conflicts_with = "call")]
+    check: bool,
     /// Accepted with `false`, for scripts: kiln makes no provenance attestation
     #[arg(long, value_name = "false")]
     provenance: Option<String>,
@@ -123,6 +130,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         .map_err(|error| BuildError::environment(format!("cannot tell the current directory: {error}")))?;
     let mode = arguments.mode()?;
     arguments.refuse_attestations()?;
+    let call = arguments.call()?;
     let main = context::locate(&arguments.context, &current)?;
     let named = context::named(&arguments.build_contexts, &current)?;
     let secrets = NamedSecrets::parse(&arguments.secrets, &current)?;
@@ -134,7 +142,17 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     request.options.filename.clone_from(&file.name);
     request.build_file = file;
     let contexts = LocalContexts::new(main, path.as_deref(), named.directories)?;
-    if let Some(path) = &arguments.iidfile {
+    if request.build_file.text.is_empty() {
+        return Err(failed(
+            BuildError::input("the Dockerfile cannot be empty").hint("a build file starts with `FROM`"),
+        ));
+    }
+    if let Some(found) = lower::foreign_frontend(&source.text, &request.options) {
+        let error = BuildError::input(found.message.clone());
+        return Err(failed(BuildError { diagnostics: vec![found], ..error }));
+    }
+    request.options.ignore = contexts.ignored();
+    if let Some(path) = arguments.iidfile.as_ref().filter(|_| call.method == Method::Build) {
         // The id of an earlier build must not be taken for this one's.
         let _ = std::fs::remove_file(path);
     }
@@ -148,6 +166,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         progress: display.sink(),
         cancel: interrupt::cancel(),
     };
+    if call.method != Method::Build {
+        let answered = call.run(&engine, request, &client, &source);
+        drop(client);
+        drop(display);
+        return answered;
+    }
     if let Some(form) = arguments.print {
         let plan = engine.plan(&request, &client).map_err(failed)?;
         return super::print(&form.draw(&plan));
@@ -171,6 +195,13 @@ impl Arguments {
         match self.progress {
             Some(mode) => Ok(mode),
             None => mode_of(&std::env::var("BUILDKIT_PROGRESS").unwrap_or_default()),
+        }
+    }
+
+    fn call(&self) -> Result<Call, BuildError> {
+        match &self.call {
+            Some(text) => Call::parse(text),
+            None => Call::parse(if self.check { "check" } else { "build" }),
         }
     }
 
@@ -372,6 +403,13 @@ mod tests {
         assert_eq!(read(&["--progress=rawjson", "."]).mode().unwrap(), Mode::Rawjson);
         assert_eq!(mode_of("PLAIN").unwrap(), Mode::Plain);
         assert!(mode_of("fancy").is_err());
+    }
+
+    #[test]
+    fn checking_is_a_call() {
+        assert_eq!(read(&["--check", "."]).call().unwrap().method, Method::Check);
+        assert_eq!(read(&["--call=targets", "."]).call().unwrap().method, Method::Targets);
+        assert_eq!(read(&["."]).call().unwrap().method, Method::Build);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! subcommands that need them.
 
 mod build;
+mod call;
+mod debug;
 mod history;
 mod images;
 mod inspect;
@@ -50,6 +52,8 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Remove from the store what is not needed any more
     Prune(prune::Arguments),
+    /// Look inside: what kiln makes of a build file
+    Debug(debug::Arguments),
     /// Show the version
     Version(version::Arguments),
 }
@@ -74,6 +78,7 @@ pub fn run() -> ExitCode {
         Command::History(arguments) => history::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Prune(arguments) => prune::run(&arguments),
+        Command::Debug(arguments) => debug::run(&arguments),
         Command::Version(arguments) => version::run(&arguments),
     };
     match result {

@@ -86,6 +86,21 @@ impl LocalContexts {
     }
 }
 
+impl LocalContexts {
+    /// Returns what the main context leaves out. An ignore file that cannot be read says nothing here: who opens the
+    /// context hears of it.
+    pub fn ignored(&self) -> Option<Patterns> {
+        match (&self.main, &self.ignore) {
+            (Main::Directory(_), Some((_, patterns))) => Some(patterns.clone()),
+            (Main::Directory(path), None) => {
+                let directory = File::options().read(true).custom_flags(OFlags::DIRECTORY.bits() as i32).open(path);
+                context_ignore_file(directory.ok()?).ok()?.map(|(_, patterns)| patterns)
+            }
+            (Main::Empty, _) => None,
+        }
+    }
+}
+
 impl Contexts for LocalContexts {
     fn open(&self, name: &str) -> io::Result<ContextRoot> {
         let name = name.strip_prefix("local:").unwrap_or(name);

@@ -16,6 +16,7 @@ use kiln_builder::progress::{Event, EventKind, OutputStream};
 use kiln_oci::Digest;
 use serde_json::{Value, json};
 
+use crate::base64::encode as base64;
 use crate::units::rfc3339;
 
 /// Turns events into JSON lines.
@@ -109,20 +110,6 @@ impl Vertex {
     }
 }
 
-/// Writes bytes in base64 with padding, as Go's JSON does.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let group = chunk.iter().fold(0, |group, byte| group << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        for place in 0..4 {
-            let digit = DIGITS[(group >> (18 - 6 * place)) as usize & 63];
-            text.push(if place <= chunk.len() { digit as char } else { '=' });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::UNIX_EPOCH;
@@ -131,15 +118,6 @@ mod tests {
     use kiln_builder::progress::StepId;
 
     use super::*;
-
-    #[test]
-    fn base64_is_padded() {
-        for (bytes, text) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("\u{7ff}~?", "379+Pw==")]
-        {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-    }
 
     #[test]
     fn every_event_is_one_line() {

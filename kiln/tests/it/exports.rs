@@ -84,7 +84,7 @@ fn a_docker_archive() {
     let listing =
         Command::new("tar").arg("-xOf").arg(bed.path("image.tar")).arg("manifest.json").output().expect("tar");
     let manifest: serde_json::Value = serde_json::from_slice(&listing.stdout).expect("manifest.json");
-    assert_eq!(manifest[0]["RepoTags"][0], "docker.io/library/varied:1");
+    assert_eq!(manifest[0]["RepoTags"][0], "varied:1");
 
     let streamed = build(&bed, "context").args(["-t", "varied:1", "-o", "type=docker"]).run().success();
     bed.write("streamed.tar", &streamed.stdout);
@@ -140,7 +140,8 @@ fn a_tar_of_the_files() {
     };
     let files = fs::read(bed.path("files.tar")).expect("the result");
     let image = Image::fetch(&Source::OciArchive(bed.path("image.tar")));
-    let expected: Vec<String> = flatten(&image.layers()).into_keys().collect();
+    // The base's layers have an entry for the root itself; a tar of files has none.
+    let expected: Vec<String> = flatten(&image.layers()).into_keys().filter(|path| path != ".").collect();
     assert_eq!(names(&files), expected);
 
     // `-` alone is a tar stream to stdout.

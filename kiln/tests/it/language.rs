@@ -47,6 +47,18 @@ fn copy_puts_files_where_it_should() {
 }
 
 #[test]
+fn a_wildcard_may_match_nothing_and_a_name_may_not() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    bed.write("context/a.txt", "x");
+    assert_eq!(paths(&last(&bed, "FROM busybox\nCOPY *.jar a.tx? /app/\n")), ["app/a.txt"]);
+    dockerfile(&bed, "context", "FROM busybox\nCOPY b.txt /app/\n");
+    build(&bed, "context").run().failure().says(&["Dockerfile:2", "b.txt"]);
+}
+
+#[test]
 fn copy_changes_owners_and_modes() {
     if unable() {
         return;

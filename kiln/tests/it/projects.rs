@@ -42,7 +42,9 @@ fn prove(project: &Project) {
     let first = build(&bed, project, &registry, "first");
     let image = Image::fetch(&Source::Registry(registry.name("app:first")));
     check(project, &image, false);
-    assert!(first.cached().is_empty(), "nothing can be cached yet: {first}");
+    // Stages that begin alike share their first steps; nothing else can be cached yet.
+    let cached: Vec<_> = first.cached().into_iter().filter(|step| !step.contains("WORKDIR")).collect();
+    assert!(cached.is_empty(), "{cached:?} cannot be cached yet: {first}");
 
     // Nothing changed: nothing runs.
     let again = build(&bed, project, &registry, "again");
