@@ -287,7 +287,7 @@ mod tests {
     fn no_place_is_too_strange_to_draw() {
         for file in [SourceText { name: String::new(), text: String::new() }, file()] {
             for lines in [(0, 0), (1, 1), (2, 9), (3, 2), (usize::MAX, usize::MAX)] {
-                let location = Some(Location { span: 100..7, lines });
+                let location = Some(Location { span: std::ops::Range { start: 100, end: 7 }, lines });
                 draw(&BuildError { location, ..BuildError::input("x") }, Some(&file), false);
             }
         }

@@ -56,7 +56,7 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
         return whole.checked_mul(factor);
     }
     let value = number.parse::<f64>().ok()? * factor as f64;
-    (value.is_finite() && value >= 0.0 && value < 9e18).then_some(value as u64)
+    (0.0..9e18).contains(&value).then_some(value as u64)
 }
 
 /// Returns a duration in seconds: `0.2s`.

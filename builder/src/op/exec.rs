@@ -401,7 +401,7 @@ mod tests {
     fn the_tail_keeps_the_last_lines_whole() {
         let mut tail = Tail::default();
         for number in 0..100 {
-            tail.push(format!("li").as_bytes());
+            tail.push(b"li");
             tail.push(format!("ne {number}\n").as_bytes());
         }
         tail.push(b"open");
