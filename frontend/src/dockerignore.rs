@@ -267,8 +267,15 @@ impl Patterns {
 impl Pattern {
     /// Whether the pattern may match something below a directory that it does not match itself.
     fn may_reach_below(&self, directory: &str) -> bool {
+        let is_within = |path: &str, other: &str| {
+            path.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
         match &self.plain {
-            Some(path) => path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+            // With wildcards at its end it reaches further than the path in front of them: `a/*/**` matches `a/b/c`.
+            Some(path) => {
+                let has_wildcards = path.len() < self.text.len();
+                is_within(path, directory) || has_wildcards && is_within(directory, path)
+            }
             None => true,
         }
     }

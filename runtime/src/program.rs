@@ -4,9 +4,10 @@
 //! finds there is this copy, sealed against writing, and not the file that the host runs tomorrow (CVE-2019-5736).
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
@@ -28,9 +29,18 @@ impl Program {
             result => result?,
         };
         let mut target = File::from(copy);
-        io::copy(&mut source, &mut target)?;
+        // Plain reads and writes: the pages that the kernel moves by itself count as in use for a while.
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match source.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => target.write_all(&buffer[..count])?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
         let copy = OwnedFd::from(target);
-        fcntl_add_seals(&copy, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+        seal(&copy)?;
         Ok(Self { copy })
     }
 
@@ -41,10 +51,26 @@ impl Program {
     }
 }
 
+/// Seals a file against every change. A page that the kernel still holds for a moment makes it say "busy".
+fn seal(copy: &OwnedFd) -> io::Result<()> {
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    let mut tries = 0;
+    loop {
+        match fcntl_add_seals(copy, seals) {
+            Err(Errno::BUSY) if tries < MAX_TRIES => tries += 1,
+            result => return Ok(result?),
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// How often and how far apart a busy copy is tried to be sealed: for two seconds.
+const MAX_TRIES: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(20);
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     #[test]
     fn the_copy_cannot_be_written() {

@@ -139,8 +139,16 @@ pub fn flatten<'a>(layers: impl IntoIterator<Item = &'a Layer>) -> Layer {
 }
 
 fn remove_below(tree: &mut Layer, folder: &str) {
+    if folder.is_empty() {
+        tree.clear();
+        return;
+    }
+    // Looked up by its place in the order, not by a walk over the tree: layers have many files.
     let prefix = format!("{folder}/");
-    tree.retain(|path, _| !(path.starts_with(&prefix) || folder.is_empty()));
+    let below = tree.range(prefix.clone()..).map(|(path, _)| path).take_while(|path| path.starts_with(&prefix));
+    for path in below.cloned().collect::<Vec<_>>() {
+        tree.remove(&path);
+    }
 }
 
 /// Returns one line for every difference between two layers. `ignore` says how much of a

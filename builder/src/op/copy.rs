@@ -416,11 +416,7 @@ pub type DigestOf<'a> = &'a dyn Fn(&FileNode, &[Name]) -> Result<Digest, CopyErr
 ///
 /// # Errors
 /// As [`copy`] for the source, and those of `digest`.
-pub fn fingerprint(
-    source: &FileNode,
-    action: &Copy,
-    digest: DigestOf,
-) -> Result<Digest, CopyError> {
+pub fn fingerprint(source: &FileNode, action: &Copy, digest: DigestOf) -> Result<Digest, CopyError> {
     let filter = Filter::new(action)?;
     if filter.include.is_some() {
         check_required(source, action)?;

@@ -219,10 +219,7 @@ impl<'a> Overlay<'a> {
     ///
     /// # Errors
     /// Those of `same`.
-    pub fn changes<E>(
-        &self,
-        same: SameContent<E>,
-    ) -> Result<Vec<(Vec<Name>, Entry)>, E> {
+    pub fn changes<E>(&self, same: SameContent<E>) -> Result<Vec<(Vec<Name>, Entry)>, E> {
         let mut found = Vec::new();
         let mut path = Vec::new();
         self.collect(&self.root, Some(self.base.root()), &mut path, &mut found, same)?;
@@ -259,13 +256,7 @@ impl<'a> Overlay<'a> {
         Ok(())
     }
 
-    fn is_equal<E>(
-        &self,
-        path: &[Name],
-        entry: &Entry,
-        node: &Node,
-        same: SameContent<E>,
-    ) -> Result<bool, E> {
+    fn is_equal<E>(&self, path: &[Name], entry: &Entry, node: &Node, same: SameContent<E>) -> Result<bool, E> {
         let below = layer_files::meta(node);
         let new = &entry.meta;
         let capability = |meta: &FileMeta| meta.xattrs.get(&b"security.capability"[..]).cloned();

@@ -61,3 +61,10 @@ fn many_wildcards_are_an_error_or_work() {
     let nested = "**/a/".repeat(5_000);
     let _ = parse(&nested);
 }
+
+#[test]
+fn wildcards_at_the_end_of_an_exception_keep_what_is_below_from_being_pruned() {
+    let patterns = parse("*\n!a/*/**\n").expect("the file is well formed");
+    assert!(!patterns.can_prune("a") && !patterns.can_prune("a/a") && patterns.can_prune("b"));
+    check("*\n!a/*/**\n", &["a", "a/a", "b/a/a"], &["a/a/a"]);
+}

@@ -103,8 +103,6 @@ fn same(old: &Seen, new: &Seen) -> bool {
 fn double_walk(old: &BTreeMap<Vec<Vec<u8>>, Seen>, new: &BTreeMap<Vec<Vec<u8>>, Seen>) -> Vec<NewEntry> {
     let mut changed: std::collections::BTreeSet<&Vec<Vec<u8>>> = std::collections::BTreeSet::new();
     changed.extend(new.iter().filter(|(path, seen)| !old.get(*path).is_some_and(|old| same(old, seen))).map(|it| it.0));
-    let inodes: Vec<_> = changed.iter().filter_map(|path| new[*path].inode).collect();
-    changed.extend(new.iter().filter(|(_, seen)| seen.inode.is_some_and(|it| inodes.contains(&it))).map(|it| it.0));
     let is_directory = |path: &[Vec<u8>]| path.is_empty() || new.get(path).is_some_and(|seen| seen.meta.is_directory());
     let gone = old.keys().filter(|path| {
         let parent = &path[..path.len() - 1];
