@@ -235,7 +235,11 @@ impl Engine {
             let diff_ids: Vec<Digest> = image.layers.iter().map(|(diff_id, _)| *diff_id).collect();
             work.layers.blobs(&diff_ids)?;
         }
-        let names: Vec<String> = request.names.iter().map(kiln_oci::Reference::familiar).collect();
+        let mut names: Vec<String> = request.names.iter().map(kiln_oci::Reference::familiar).collect();
+        // An unchanged rebuild writes nothing.
+        names.retain(|name| {
+            self.store.image(name).ok().flatten().is_none_or(|had| had.digest != image.descriptor.digest)
+        });
         if !names.is_empty() {
             self.store.tag(&names, &image.descriptor).map_err(|error| environment(&error))?;
         }
@@ -292,7 +296,7 @@ impl Engine {
             Output::Tar { destination } => {
                 let step = work.steps.start("exporting to tarball");
                 let write = || -> Result<(), BuildError> {
-                    let (files, contents, _scratch) = self.result_files(work, plan, solution)?;
+                    let (files, contents) = self.result_files(work, plan, solution)?;
                     let mut stream = client.results.stream(destination).map_err(|error| write_failed(&error))?;
                     files::tar(&files, &contents, &mut stream).map_err(|error| write_failed(&error))?;
                     stream.finish().map_err(|error| write_failed(&error))
@@ -302,7 +306,7 @@ impl Engine {
             Output::Local { directory } => {
                 let exporting = work.steps.start("exporting to client directory");
                 let write = || -> Result<(), BuildError> {
-                    let (files, contents, _scratch) = self.result_files(work, plan, solution)?;
+                    let (files, contents) = self.result_files(work, plan, solution)?;
                     let target = client.results.directory(directory).map_err(|error| write_failed(&error))?;
                     let skipped = files::directory(&files, &contents, &target, files::Owners::Caller)
                         .map_err(|error| write_failed(&error))?;
@@ -322,12 +326,11 @@ impl Engine {
         work: &Work,
         plan: &Plan,
         solution: &Solution,
-    ) -> Result<(Arc<crate::op::files::FileNode>, Contents, kiln_cache::Scratch), BuildError> {
+    ) -> Result<(Arc<crate::op::files::FileNode>, Contents), BuildError> {
         let layers = solution.chain(plan.root);
         work.layers.directories(&layers)?;
-        let scratch = self.store.scratch("export").map_err(|error| environment(&error))?;
-        let contents = Contents::new(work.layers.clone(), scratch.path().to_path_buf());
-        Ok((work.layers.files(&layers)?, contents, scratch))
+        let contents = Contents::new(work.layers.clone(), self.store.clone());
+        Ok((work.layers.files(&layers)?, contents))
     }
 }
 

@@ -14,7 +14,7 @@
 //! hint: …
 //! ```
 //!
-//! This is how buildx shows it, so that what reads its output can read ours. Drawing is pure; only [`print`] writes. The
+//! This is how buildx shows it, so that what reads its output can read ours. Drawing is pure; only [`print()`] writes. The
 //! exit codes are a promise, kept in `docs/cli.md`.
 
 use std::fmt::Write as _;

@@ -205,7 +205,7 @@ impl Extraction<'_, '_, '_> {
             }
             return Ok(Origin::Bytes(bytes.into()));
         }
-        let mut file = tempfile::NamedTempFile::new_in(self.contents.spool())?;
+        let mut file = tempfile::NamedTempFile::new_in(self.contents.spool()?)?;
         let copied = io::copy(&mut entry.take(size), &mut file)?;
         if copied != size {
             return Err(short());

@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use kiln_cache::layer::Content;
+use kiln_cache::{Scratch, Store};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
 
@@ -15,18 +16,27 @@ use crate::layers::Layers;
 /// Opens files of contexts, layers and archives.
 pub struct Contents {
     layers: Arc<Layers>,
-    spool: PathBuf,
+    store: Store,
+    /// Made when the first private file needs a place.
+    spool: OnceLock<Scratch>,
 }
 
 impl Contents {
-    /// Files of layers come from `layers`; entries of archives are kept in the directory `spool`.
-    pub fn new(layers: Arc<Layers>, spool: PathBuf) -> Self {
-        Self { layers, spool }
+    /// Files of layers come from `layers`; entries of archives are kept in `store` for as long as this lives.
+    pub fn new(layers: Arc<Layers>, store: Store) -> Self {
+        Self { layers, store, spool: OnceLock::new() }
     }
 
     /// Returns the directory for private files.
-    pub fn spool(&self) -> &Path {
-        &self.spool
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn spool(&self) -> io::Result<&Path> {
+        if self.spool.get().is_none() {
+            // Of two that are made at once one is dropped, and gone.
+            let _ = self.spool.set(self.store.scratch("spool").map_err(io::Error::other)?);
+        }
+        Ok(self.spool.get().expect("set above").path())
     }
 
     /// Opens a file for reading.

@@ -7,6 +7,7 @@
 mod key;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -104,7 +105,7 @@ impl Solver<'_> {
     /// Of the first vertex that fails; what runs beside it is stopped, what was finished is kept.
     pub fn solve(&self, root: Option<Edge>) -> Result<Solution, BuildError> {
         let needed = self.needed(root);
-        let run = Run::new(self, root, &needed)?;
+        let run = Run::new(self, root, &needed);
         run.all(needed)
     }
 
@@ -124,8 +125,6 @@ impl Solver<'_> {
 struct Run<'s> {
     solver: &'s Solver<'s>,
     contents: Contents,
-    // Kept for as long as private files of archives may be read.
-    _scratch: kiln_cache::Scratch,
     /// Makes the classes of this build's local directories unlike all others.
     session: Digest,
     /// Vertices on whose directory a command may run.
@@ -148,14 +147,12 @@ struct Slots {
 type Outcome = (VertexId, Result<Solved, BuildError>);
 
 impl<'s> Run<'s> {
-    fn new(solver: &'s Solver<'s>, root: Option<Edge>, needed: &BTreeSet<VertexId>) -> Result<Self, BuildError> {
-        let scratch = solver.store.scratch("build").map_err(|error| BuildError::environment(chain(&error)))?;
-        let contents = Contents::new(solver.layers.clone(), scratch.path().to_path_buf());
+    fn new(solver: &'s Solver<'s>, root: Option<Edge>, needed: &BTreeSet<VertexId>) -> Self {
+        let contents = Contents::new(solver.layers.clone(), solver.store.clone());
         let mut run = Self {
             solver,
             contents,
-            session: session(scratch.path()),
-            _scratch: scratch,
+            session: session(),
             below_exec: BTreeSet::new(),
             in_result: BTreeSet::new(),
             contexts: Mutex::default(),
@@ -184,7 +181,7 @@ impl<'s> Run<'s> {
             };
             ahead.extend(below.iter().flatten().map(|edge| edge.vertex));
         }
-        Ok(run)
+        run
     }
 
     fn all(self, needed: BTreeSet<VertexId>) -> Result<Solution, BuildError> {
@@ -462,11 +459,12 @@ fn merge(inputs: &[Option<Solved>]) -> Solved {
     }
 }
 
-/// A digest that no other build has: of a directory name that is unique in the store, and the time.
-fn session(scratch: &std::path::Path) -> Digest {
+/// A digest that no other build has: of the process, the time, and a count.
+fn session() -> Digest {
+    static BUILDS: AtomicU64 = AtomicU64::new(0);
     let mut hasher = Hasher::domain("kiln.session.v1");
-    hasher.field(scratch.as_os_str().as_encoded_bytes());
     hasher.number(nanoseconds()).number(u64::from(std::process::id()));
+    hasher.number(BUILDS.fetch_add(1, Ordering::Relaxed));
     hasher.finish()
 }
 

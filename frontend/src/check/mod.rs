@@ -1,7 +1,7 @@
 //! Build checks: what works, but is probably not meant.
 //!
 //! One file for each rule, with its static facts and the code that decides. Some rules look at the file alone
-//! ([`file`]); the others are asked by lowering when it comes by. Everything found goes to a [`Reporter`], which knows
+//! ([`file()`]); the others are asked by lowering when it comes by. Everything found goes to a [`Reporter`], which knows
 //! what the user wants to hear.
 
 mod options;

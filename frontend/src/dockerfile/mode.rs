@@ -36,7 +36,7 @@ pub enum ModeChange {
         operator: char,
         /// Whose bits: `u`, `g` or `o`.
         from: char,
-        /// To whom, as a mask of [`USER`]-like triples.
+        /// To whom, as a mask of `USER`-like triples.
         to: u32,
     },
 }

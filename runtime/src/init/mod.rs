@@ -1,7 +1,7 @@
 //! The helper: a fresh process with one thread that makes a sandbox around one command.
 //!
 //! It stays outside as the command's parent: it forks into a new pid namespace, waits, and ends the command when it is told
-//! to or when the engine is gone (its socket closes). The child ([`child`]) builds the sandbox around itself and becomes the
+//! to or when the engine is gone (its socket closes). The child (`child`) builds the sandbox around itself and becomes the
 //! command.
 
 mod child;
