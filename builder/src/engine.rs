@@ -147,7 +147,9 @@ impl Engine {
         let load = work.steps.start(format!("[internal] load build definition from {}", request.build_file.name));
         load.done();
         let mut planned = plan::plan(request, platform, &images, &work.steps)?;
-        runnable(platform, &planned.plan)?;
+        if !request.options.check {
+            runnable(platform, &planned.plan)?;
+        }
         planned.warnings.dedup();
         Ok(planned)
     }

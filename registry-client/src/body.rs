@@ -1,20 +1,26 @@
 //! What is uploaded: small blobs from memory, larger ones as a stream.
 //!
-//! A reader is a blocking thing and a request body is not. Between them stands a socket pair:
-//! a thread of its own reads and writes into one end, the request reads the other. It also
-//! holds the two back to the same speed.
+//! A reader is a blocking thing and a request body is not. Between them stands a short channel:
+//! a thread of its own reads and sends, the request receives. It also holds the two back to the
+//! same speed.
 
-use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::io::{self, Read};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_core::Stream;
 use reqwest::Body;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 /// Up to here a blob is read into memory first.
 const SMALL: u64 = 8 << 20;
+/// A larger one goes in pieces of this size.
+const PIECE: usize = 256 << 10;
+/// How many pieces may wait to be sent.
+const WAITING: usize = 4;
 
 /// How far an upload is, and whether its source failed.
 #[derive(Clone, Default)]
@@ -56,32 +62,43 @@ pub(crate) fn body(mut reader: Box<dyn Read + Send>, size: u64, progress: &Progr
         progress.sent.store(size, Ordering::Relaxed);
         return Ok(Body::from(bytes));
     }
-    let (mut ours, theirs) = UnixStream::pair()?;
+    let (pieces, received) = channel(WAITING);
     let progress = progress.clone();
     std::thread::Builder::new().name("kiln-upload".to_owned()).spawn(move || {
-        if let Err(error) = pump(&mut *reader, &mut ours, size, &progress) {
+        if let Err(error) = pump(&mut *reader, &pieces, size, &progress) {
+            let kind = error.kind();
             progress.fail(error);
+            // Only now: the request ends with it, and then asks for the failure.
+            let _ = pieces.blocking_send(Err(kind.into()));
         }
-        // Only now: the request ends with it, and then asks for the failure.
-        drop(ours);
     })?;
-    let file = std::fs::File::from(OwnedFd::from(theirs));
-    Ok(Body::from(tokio::fs::File::from_std(file)))
+    Ok(Body::wrap_stream(Pieces(received)))
 }
 
-fn pump(reader: &mut dyn Read, out: &mut UnixStream, size: u64, progress: &Progress) -> io::Result<()> {
-    let mut buffer = vec![0; 256 << 10];
+/// The pieces of a body, as they are read.
+struct Pieces(Receiver<io::Result<Vec<u8>>>);
+
+impl Stream for Pieces {
+    type Item = io::Result<Vec<u8>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(context)
+    }
+}
+
+fn pump(reader: &mut dyn Read, out: &Sender<io::Result<Vec<u8>>>, size: u64, progress: &Progress) -> io::Result<()> {
     let mut left = size;
     while left > 0 {
-        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let n = match reader.read(&mut buffer[..most]) {
+        let mut buffer = vec![0; PIECE.min(usize::try_from(left).unwrap_or(usize::MAX))];
+        let n = match reader.read(&mut buffer) {
             Ok(0) => return Err(length_changed(size)),
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
         left -= n as u64;
-        if out.write_all(&buffer[..n]).is_err() {
+        buffer.truncate(n);
+        if out.blocking_send(Ok(buffer)).is_err() {
             // The request is over, and knows why.
             return Ok(());
         }

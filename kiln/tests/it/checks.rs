@@ -1,0 +1,66 @@
+//! Looking at a Dockerfile without building it: checks, outline, targets, its instructions.
+
+use serde_json::Value;
+
+use crate::fixture::{bed, build, dockerfile, unable};
+
+const DOCKERFILE: &str = "FROM busybox as tools\nARG VERSION=1\nFROM tools AS app\nMAINTAINER somebody\nCMD echo hi\n";
+
+#[test]
+fn a_check_finds_what_is_probably_not_meant_and_builds_nothing() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    dockerfile(&bed, "context", DOCKERFILE);
+    let found = build(&bed, "context").arg("--check").run().failure();
+    for text in ["FromAsCasing", "MaintainerDeprecated", "JSONArgsRecommended", ">>> MAINTAINER somebody"] {
+        assert!(found.text().contains(text), "{text} in {}", found.text());
+    }
+    dockerfile(&bed, "clean", "FROM busybox\nCMD [\"echo\", \"hi\"]\n");
+    let clean = build(&bed, "clean").arg("--check").run().success();
+    assert!(clean.text().contains("no warnings found"), "{}", clean.text());
+    assert_eq!(bed.kiln(["images", "-q"]).run().success().text(), "");
+    bed.assert_tidy();
+}
+
+#[test]
+fn checks_can_be_errors_or_be_skipped() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    dockerfile(&bed, "strict", &format!("# check=error=true\n{DOCKERFILE}"));
+    build(&bed, "strict").run().failure().says(&["lint violation found for rules"]);
+    let skip = "# check=skip=FromAsCasing,MaintainerDeprecated,JSONArgsRecommended\n";
+    dockerfile(&bed, "lenient", &format!("{skip}{DOCKERFILE}"));
+    build(&bed, "lenient").arg("--check").run().success();
+}
+
+#[test]
+fn outline_and_targets_are_told_as_json() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    dockerfile(&bed, "context", DOCKERFILE);
+    let json = |call: &str| -> Value {
+        let told = build(&bed, "context").arg(call).run().success().text();
+        serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error} in {told}"))
+    };
+    let targets = json("--call=targets,format=json");
+    let names: Vec<&str> = targets["targets"].as_array().unwrap().iter().filter_map(|it| it["name"].as_str()).collect();
+    assert_eq!(names, ["tools", "app"]);
+    let outline = json("--call=outline,format=json");
+    assert_eq!(outline["name"], "app");
+    assert_eq!(outline["args"][0]["name"], "VERSION");
+}
+
+#[test]
+fn the_instructions_are_told_with_their_places() {
+    let bed = bed();
+    let path = bed.write("Dockerfile", DOCKERFILE);
+    let told = bed.kiln(["debug", "ast"]).arg(path).run().success().text();
+    let ast: Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!(ast["instructions"].as_array().map(Vec::len), Some(5));
+}
