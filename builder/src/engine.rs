@@ -45,8 +45,7 @@ pub struct Client<'a> {
     pub results: &'a dyn Results,
     /// Who hears about it.
     pub progress: Arc<dyn Progress>,
-    /// Stops everything. The engine uses it too, when a part fails and the rest must end: each
-    /// build needs one of its own.
+    /// Stops everything.
     pub cancel: Cancel,
 }
 
@@ -58,6 +57,8 @@ pub struct Engine {
     program_path: PathBuf,
 }
 
+/// How often a context that changes while it is read is read again.
+const MAX_CHANGES: usize = 5;
 /// How often a build is tried again after something in the store turned out to be damaged; each
 /// try moves at least one damaged file aside.
 const MAX_RETRIES: usize = 32;
@@ -88,7 +89,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::build`], up to that point.
     pub fn plan(&self, request: &BuildRequest, client: &Client) -> Result<Plan, BuildError> {
-        let work = self.work(client);
+        let work = self.work(Steps::new(client.progress.clone()), client.cancel.clone());
         Ok(self.planned(request, &work)?.plan)
     }
 
@@ -101,19 +102,26 @@ impl Engine {
         let _lock = self.store.lock_shared().map_err(|error| environment(&error))?;
         // What a killed build left is nobody's.
         self.store.sweep().map_err(|error| environment(&error))?;
-        let work = self.work(client);
+        let steps = Steps::new(client.progress.clone());
         let mut retries = 0;
+        let mut changes = 0;
         loop {
-            let planned = self.planned(request, &work)?;
-            match self.build_planned(request, client, &work, planned) {
+            // Each try has a token of its own, which the engine uses itself when a part fails.
+            let work = self.work(steps.clone(), Cancel::new());
+            let result = linked(&client.cancel, &work.cancel, || {
+                let planned = self.planned(request, &work)?;
+                self.build_planned(request, client, &work, planned)
+            });
+            let is_over = client.cancel.is_cancelled();
+            match result {
                 // The store has moved the damaged file aside: the step that made it runs again.
-                Err(error) if retries < MAX_RETRIES && (work.layers.met_damage() || error.is_damage) => {
-                    if error.kind == Kind::Cancelled {
-                        return Err(error);
-                    }
+                Err(error) if !is_over && retries < MAX_RETRIES && (work.layers.met_damage() || error.is_damage) => {
                     tracing::warn!(%error, "something in the store is damaged; building it again");
-                    work.layers.forget();
                     retries += 1;
+                }
+                Err(error) if !is_over && changes < MAX_CHANGES && error.is_change => {
+                    tracing::info!(%error, "the context changed; reading it again");
+                    changes += 1;
                 }
                 result => {
                     if retries > 0
@@ -127,11 +135,10 @@ impl Engine {
         }
     }
 
-    pub(crate) fn work(&self, client: &Client) -> Work {
-        let steps = Steps::new(client.progress.clone());
-        let registry = Arc::new(self.registry.with_cancel(client.cancel.flag()));
-        let layers = Arc::new(Layers::new(self.store.clone(), registry.clone(), steps.clone(), client.cancel.clone()));
-        Work { steps, registry, layers }
+    pub(crate) fn work(&self, steps: Steps, cancel: Cancel) -> Work {
+        let registry = Arc::new(self.registry.with_cancel(cancel.flag()));
+        let layers = Arc::new(Layers::new(self.store.clone(), registry.clone(), steps.clone(), cancel.clone()));
+        Work { steps, registry, layers, cancel }
     }
 
     fn planned(&self, request: &BuildRequest, work: &Work) -> Result<Planned, BuildError> {
@@ -169,6 +176,7 @@ impl Engine {
             graph: &planned.plan.graph,
             images: &planned.images,
             client,
+            cancel: work.cancel.clone(),
             steps: work.steps.clone(),
             program: &self.program,
             program_path: &self.program_path,
@@ -341,6 +349,23 @@ pub(crate) struct Work {
     pub(crate) steps: Steps,
     pub(crate) registry: Arc<Registry>,
     pub(crate) layers: Arc<Layers>,
+    pub(crate) cancel: Cancel,
+}
+
+/// Does something while a thread passes the client's wish to stop on to `inner`.
+fn linked<T>(outer: &Cancel, inner: &Cancel, work: impl FnOnce() -> T) -> T {
+    let end = Cancel::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            outer.wait_or(&end);
+            if outer.is_cancelled() {
+                inner.cancel();
+            }
+        });
+        let result = work();
+        end.cancel();
+        result
+    })
 }
 
 /// The compression of new layers, if an output needs an image.

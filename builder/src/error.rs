@@ -39,6 +39,8 @@ pub struct BuildError {
     pub status: Option<i32>,
     /// Something in the store turned out to be damaged, and was moved aside: trying again helps.
     pub is_damage: bool,
+    /// A file of the context changed while it was read: trying again may help.
+    pub is_change: bool,
 }
 
 impl BuildError {
@@ -54,6 +56,7 @@ impl BuildError {
             diagnostics: Vec::new(),
             status: None,
             is_damage: false,
+            is_change: false,
         }
     }
 

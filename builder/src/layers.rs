@@ -79,12 +79,6 @@ impl Layers {
         self.damage.swap(false, Ordering::Relaxed)
     }
 
-    /// Forgets what was read, after damage was found.
-    pub fn forget(&self) {
-        self.trees.lock().expect("no panic under the lock").clear();
-        self.files.lock().expect("no panic under the lock").clear();
-    }
-
     /// Whether a layer can be had at all.
     pub fn is_available(&self, diff_id: &Digest) -> bool {
         let layer = self.store.layer(diff_id);
@@ -256,8 +250,10 @@ impl Layers {
         }
         let layer = self.store.layer(diff_id);
         let blobs = layer.blobs();
-        let is_here =
-            layer.directory().is_some() || blobs.iter().any(|blob| self.store.has_blob(&blob.descriptor.digest));
+        let has_blob = blobs.iter().any(|blob| self.store.has_blob(&blob.descriptor.digest));
+        let has_source = blobs.iter().any(|blob| !blob.sources.is_empty());
+        // The directory of a layer that came from elsewhere does not give the same blob again.
+        let is_here = has_blob || (layer.directory().is_some() && !(form == Form::Blob && has_source));
         if is_here {
             return match form {
                 Form::Directory => layer::ensure_directory(&self.store, diff_id).map(drop),
@@ -345,8 +341,11 @@ pub fn failed(error: &LayerError) -> BuildError {
     }
     match error {
         LayerError::Cancelled => BuildError::cancelled(),
-        LayerError::Changed { path } => BuildError::input(format!("`{path}` changed while it was being copied"))
-            .hint("build again when nothing writes to it"),
+        LayerError::Changed { path } => {
+            let built = BuildError::input(format!("`{path}` changed while it was being copied"));
+            BuildError { is_change: true, ..built }.hint(CHANGED_HINT)
+        }
+        _ if is_changed(error) => BuildError { is_change: true, ..BuildError::input(chain(error)) }.hint(CHANGED_HINT),
         LayerError::Unrepresentable { .. } => BuildError::input(chain(error)),
         _ => {
             let mut built = BuildError::new(Kind::Environment, chain(error));
@@ -360,6 +359,22 @@ pub fn failed(error: &LayerError) -> BuildError {
             built
         }
     }
+}
+
+/// What to do about a file that does not keep still.
+const CHANGED_HINT: &str = "build again when nothing writes to it, or leave it out with .dockerignore";
+
+/// Whether a context's file was not the one that was walked any more.
+fn is_changed(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut current = Some(error);
+    while let Some(error) = current {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if inner.is_some_and(|inner| inner.is::<crate::source::local::Changed>()) {
+            return true;
+        }
+        current = error.source();
+    }
+    false
 }
 
 fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {

@@ -55,6 +55,19 @@ impl Cancel {
         self.0.event.as_ref().map(AsFd::as_fd)
     }
 
+    /// Waits until this token or the other is cancelled.
+    pub fn wait_or(&self, other: &Self) {
+        while !self.is_cancelled() && !other.is_cancelled() {
+            match (self.fd(), other.fd()) {
+                (Some(one), Some(two)) => {
+                    let mut fds = [one, two].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+                    let _ = poll(&mut fds, None);
+                }
+                _ => std::thread::sleep(FALLBACK),
+            }
+        }
+    }
+
     /// Waits until cancelled or until the time is over; returns whether it was cancelled.
     pub fn wait(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;

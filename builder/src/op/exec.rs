@@ -81,7 +81,7 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
         };
         job.step().output(stream, bytes);
     };
-    let outcome = runtime::run(solver.program()?, &spec, &mut output, &solver.client.cancel);
+    let outcome = runtime::run(solver.program()?, &spec, &mut output, &solver.cancel);
     drop(held);
     let log = tail.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).lines();
     let command = op.args.join(" ");
@@ -207,13 +207,11 @@ fn cache_mount(solver: &Solver, job: &Job, wish: &CacheWish) -> Result<(Arc<Cach
         Ok(())
     };
     let mount =
-        solver.store.cache_mount(&request, &|| solver.client.cancel.is_cancelled(), fill).map_err(
-            |error| match error {
-                MountError::Cancelled(_) => BuildError::cancelled(),
-                MountError::Fill { source, .. } => BuildError::input(source.to_string()),
-                error => BuildError::environment(chain(&error)),
-            },
-        )?;
+        solver.store.cache_mount(&request, &|| solver.cancel.is_cancelled(), fill).map_err(|error| match error {
+            MountError::Cancelled(_) => BuildError::cancelled(),
+            MountError::Fill { source, .. } => BuildError::input(source.to_string()),
+            error => BuildError::environment(chain(&error)),
+        })?;
     let path = mount.path().to_path_buf();
     Ok((Arc::new(mount), path))
 }

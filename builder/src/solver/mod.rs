@@ -43,6 +43,8 @@ pub struct Solver<'a> {
     pub images: &'a Resolved,
     /// Lends context files and secrets.
     pub client: &'a Client<'a>,
+    /// Stops this solve; the solver uses it itself when a vertex fails.
+    pub cancel: Cancel,
     /// Who hears about it.
     pub steps: Steps,
     /// Sets up sandboxes.
@@ -284,7 +286,7 @@ impl<'s> Run<'s> {
     }
 
     fn cancel(&self) -> &Cancel {
-        &self.solver.client.cancel
+        &self.solver.cancel
     }
 
     fn save_contexts(&self) {

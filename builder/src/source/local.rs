@@ -6,7 +6,7 @@
 //! never lead it outside.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::CString;
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -56,6 +56,11 @@ pub enum LocalError {
     },
 }
 
+/// A file is not the one that was walked any more.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` of the build context changed while the build was reading it")]
+pub struct Changed(String);
+
 /// A walked context.
 pub struct LocalContext {
     /// What is in it and not ignored.
@@ -76,6 +81,9 @@ pub struct LocalFile {
     path: Vec<u8>,
     /// Its identity and times.
     pub stat: Stat,
+    /// Whether it has no extended attributes. Only such files are remembered, so that knowing a
+    /// digest is knowing that there are none: a new one would have changed the ctime.
+    is_plain: bool,
 }
 
 impl LocalFile {
@@ -86,17 +94,19 @@ impl LocalFile {
     pub fn open(&self) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let shown = || String::from_utf8_lossy(&self.path).into_owned();
         let file = loop {
             match openat2(&*self.root, &self.path[..], flags, Mode::empty(), resolve) {
                 Err(Errno::AGAIN) => continue,
-                result => break File::from(result?),
+                Err(error) => {
+                    let error = io::Error::from(error);
+                    return Err(io::Error::new(error.kind(), format!("`{}` of the build context: {error}", shown())));
+                }
+                Ok(file) => break File::from(file),
             }
         };
         if identity(&rustix::fs::fstat(&file)?) != self.stat {
-            return Err(io::Error::other(format!(
-                "{} changed while the build was reading it",
-                String::from_utf8_lossy(&self.path)
-            )));
+            return Err(io::Error::other(Changed(shown())));
         }
         Ok(file)
     }
@@ -113,6 +123,7 @@ impl LocalContext {
         let ignore = context.ignore;
         let mut walk = Walk {
             root: &root,
+            memo: &memo,
             ignore: ignore.as_ref().map(|(_, patterns)| patterns),
             used: used.iter().map(|path| Used::new(path)).collect(),
             met_link: AtomicBool::new(false),
@@ -171,7 +182,9 @@ impl LocalContext {
 
     /// Keeps what was learned about a file while it was copied.
     pub fn remember(&self, file: &LocalFile, digest: Digest) {
-        self.memo.insert(&file.stat, digest);
+        if file.is_plain {
+            self.memo.insert(&file.stat, digest);
+        }
         self.hashed.lock().expect("no panic under the lock").insert(file.stat, digest);
     }
 
@@ -226,6 +239,7 @@ impl Used {
 
 struct Walk<'a> {
     root: &'a Arc<File>,
+    memo: &'a Memo,
     ignore: Option<&'a Patterns>,
     used: Vec<Used>,
     met_link: AtomicBool,
@@ -302,13 +316,16 @@ impl Walk<'_> {
                     continue;
                 }
             }
-            let meta = self.metadata(&fd, name.to_owned(), kind, &stat).map_err(|error| failed(&below, error))?;
+            let identity = identity(&stat);
+            let is_known = kind == FileKind::Regular && self.memo.get(&identity).is_some();
+            let meta = metadata(&fd, name, kind, &stat, is_known).map_err(|error| failed(&below, error))?;
             if kind == FileKind::Symlink && self.used.iter().any(|used| used.leads_through(&below)) {
                 self.met_link.store(true, Ordering::Relaxed);
             }
             let mut node = FileNode::leaf(meta, Origin::None);
             if kind == FileKind::Regular {
-                let file = LocalFile { root: self.root.clone(), path: joined, stat: identity(&stat) };
+                let is_plain = node.meta.xattrs.is_empty();
+                let file = LocalFile { root: self.root.clone(), path: joined, stat: identity, is_plain };
                 node.origin = Origin::Local(Arc::new(file));
                 node.link_group = (stat.st_nlink > 1).then_some(stat.st_ino);
             }
@@ -337,35 +354,39 @@ impl Walk<'_> {
         found.extend(walked.into_iter().flatten());
         Ok(found.into_iter().collect())
     }
+}
 
-    /// Reads what a stat does not tell. Owners are root's: a checkout belongs to whoever made it.
-    fn metadata(&self, fd: &OwnedFd, name: CString, kind: FileKind, stat: &rustix::fs::Stat) -> io::Result<FileMeta> {
-        let target = if kind == FileKind::Symlink {
-            rustix::fs::readlinkat(fd, &name, Vec::new())?.into_bytes()
-        } else {
-            Vec::new()
-        };
-        let xattrs = match kind {
-            FileKind::Regular | FileKind::Directory => xattrs(fd, &name)?,
-            _ => BTreeMap::new(),
-        };
-        let is_device = matches!(kind, FileKind::Char | FileKind::Block);
-        Ok(FileMeta {
-            kind,
-            mode: stat.st_mode & 0o7777,
-            uid: 0,
-            gid: 0,
-            mtime: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
-            size: if kind == FileKind::Regular { u64::try_from(stat.st_size).unwrap_or(0) } else { 0 },
-            target,
-            device: if is_device { (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)) } else { (0, 0) },
-            xattrs,
-        })
-    }
+/// Reads what a stat does not tell. Owners are root's: a checkout belongs to whoever made it. Of a file
+/// whose digest is known (`is_known`) it is known, too, that it has no extended attributes.
+fn metadata(
+    fd: &OwnedFd,
+    name: &CStr,
+    kind: FileKind,
+    stat: &rustix::fs::Stat,
+    is_known: bool,
+) -> io::Result<FileMeta> {
+    let target =
+        if kind == FileKind::Symlink { rustix::fs::readlinkat(fd, name, Vec::new())?.into_bytes() } else { Vec::new() };
+    let xattrs = match kind {
+        FileKind::Regular | FileKind::Directory if !is_known => xattrs(fd, name)?,
+        _ => BTreeMap::new(),
+    };
+    let is_device = matches!(kind, FileKind::Char | FileKind::Block);
+    Ok(FileMeta {
+        kind,
+        mode: stat.st_mode & 0o7777,
+        uid: 0,
+        gid: 0,
+        mtime: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+        size: if kind == FileKind::Regular { u64::try_from(stat.st_size).unwrap_or(0) } else { 0 },
+        target,
+        device: if is_device { (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)) } else { (0, 0) },
+        xattrs,
+    })
 }
 
 /// Reads the extended attributes that belong to a file rather than to its host.
-fn xattrs(fd: &OwnedFd, name: &CString) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+fn xattrs(fd: &OwnedFd, name: &CStr) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut path = format!("/proc/self/fd/{}/", fd.as_raw_fd()).into_bytes();
     path.extend(name.to_bytes());
     let mut list = [0u8; 4096];
