@@ -4,19 +4,19 @@
 //! and only a miss costs a thread. A class, the identity of a result, is known without its
 //! files being here, so a chain of hits touches records alone (spec: cache-keys.md §2.1).
 
+mod job;
 mod key;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use kiln_cache::Store;
 use kiln_cache::context::Memo;
 use kiln_cache::layer::Compression;
-use kiln_cache::{NamedInput, Record, Store};
-use kiln_frontend::graph::{CopyFrom, Edge, FileAction, Graph, LocalSource, MountKind, Op, Source, Vertex, VertexId};
-use kiln_frontend::graph::{content_op_digest, op_digest};
+use kiln_frontend::graph::{Edge, Graph, LocalSource, Op, Source, Vertex, VertexId, op_digest};
 use kiln_oci::{Digest, Hasher};
 use kiln_runtime::{Cancel, Program};
 
@@ -24,12 +24,11 @@ use crate::engine::Client;
 use crate::error::{BuildError, chain};
 use crate::layers::Layers;
 use crate::op::content::Contents;
-use crate::op::file::{self, Base, Make};
-use crate::op::files::FileNode;
-use crate::op::{copy, exec};
 use crate::source::image::Resolved;
 use crate::source::local::LocalContext;
-use crate::step::{Step, Steps};
+use crate::step::Steps;
+
+pub use job::Job;
 
 /// What a solver works with.
 pub struct Solver<'a> {
@@ -495,308 +494,6 @@ impl Slots {
     }
 }
 
-/// The work on one vertex.
-pub struct Job<'r, 's> {
-    run: &'r Run<'s>,
-    id: VertexId,
-    vertex: &'r Vertex,
-    inputs: &'r [Option<Solved>],
-    step: &'r Step,
-}
-
-impl Job<'_, '_> {
-    /// Returns what the vertex works on.
-    pub fn inputs(&self) -> &[Option<Solved>] {
-        self.inputs
-    }
-
-    /// Returns how the user sees it.
-    pub fn step(&self) -> &Step {
-        self.step
-    }
-
-    /// Returns what opens files.
-    pub fn contents(&self) -> &Contents {
-        &self.run.contents
-    }
-
-    fn solve(&self) -> Result<Solved, BuildError> {
-        if let Op::Source(source) = &self.vertex.op {
-            return Err(unsupported(source));
-        }
-        let store = self.run.solver.store;
-        let op = op_digest(self.vertex);
-        // Steps that differ only in where their sources lie may share results by content.
-        let kind = content_op_digest(self.vertex);
-        let is_of_session = is_of_session(self.inputs);
-        let definition = (!is_of_session).then(|| key::definition(&op, &classes(self.inputs)));
-        let is_eligible = self.has_content_inputs();
-        // Without any record of this step there is nothing to find: then the content is
-        // hashed while it is copied, and read once instead of twice.
-        let is_bound = matches!(self.vertex.op, Op::Exec(_));
-        if is_eligible && !self.vertex.ignore_cache && (is_bound || store.has_op(&kind)) {
-            let content = self.content_key()?;
-            if let Some(found) = self.run.look_up(&content) {
-                if let Some(definition) = &definition {
-                    self.alias(definition, &content);
-                }
-                return Ok(found);
-            }
-        }
-        let name = definition.unwrap_or_else(|| op_in_session(&op, &self.run.session));
-        let _lock = self.lock(&name)?;
-        // Somebody else may have been doing the same.
-        if !self.vertex.ignore_cache
-            && let Some(found) = definition.as_ref().and_then(|key| self.run.look_up(key))
-        {
-            return Ok(found);
-        }
-        if self.run.cancel().is_cancelled() {
-            return Err(BuildError::cancelled());
-        }
-        let began = Instant::now();
-        let (diff_id, size) = self.work()?;
-        let seconds = began.elapsed().as_secs_f64();
-        let mut layers: Vec<Digest> = self.base().to_vec();
-        layers.push(diff_id);
-        let content = if is_eligible { Some(self.content_key()?) } else { None };
-        let class = match (self.vertex.ignore_cache, definition, content) {
-            (true, _, _) => fresh_class(&self.run.session, self.id),
-            (false, Some(definition), _) => definition,
-            (false, None, Some(content)) => content,
-            (false, None, None) => fresh_class(&self.run.session, self.id),
-        };
-        let created = self.run.solver.created();
-        let record = |key: Digest| Record {
-            key,
-            class,
-            op: kind,
-            step: self.vertex.name.clone(),
-            outputs: vec![layers.clone()],
-            inputs: self.named_inputs(),
-            seconds,
-            size,
-            created,
-        };
-        for key in definition.iter().chain(&content) {
-            store.record(&record(*key)).map_err(|error| BuildError::environment(chain(&error)))?;
-        }
-        Ok(Solved {
-            class,
-            value: Value::Chain(layers.into()),
-            created: Some(created),
-            is_of_session: false,
-            is_cached: false,
-        })
-    }
-
-    /// Waits until nobody else, here or in another process, is working on the same.
-    fn lock(&self, key: &Digest) -> Result<kiln_cache::StoreLock, BuildError> {
-        loop {
-            let lock =
-                self.run.solver.store.try_lock_key(key).map_err(|error| BuildError::environment(chain(&error)))?;
-            if let Some(lock) = lock {
-                return Ok(lock);
-            }
-            if self.run.cancel().wait(std::time::Duration::from_millis(20)) {
-                return Err(BuildError::cancelled());
-            }
-        }
-    }
-
-    fn alias(&self, definition: &Digest, content: &Digest) {
-        if let Some(mut record) = self.run.solver.store.lookup(content) {
-            record.key = *definition;
-            if let Err(error) = self.run.solver.store.record(&record) {
-                tracing::debug!(%error, "a second key of a result is not kept");
-            }
-        }
-    }
-
-    /// Returns the layers below.
-    pub fn base(&self) -> &[Digest] {
-        match self.inputs.first() {
-            Some(Some(Solved { value: Value::Chain(chain), .. })) => chain,
-            _ => &[],
-        }
-    }
-
-    fn work(&self) -> Result<(Digest, u64), BuildError> {
-        match &self.vertex.op {
-            Op::File(op) => {
-                let sources = self.file_sources()?;
-                let base_chain = self.base();
-                let tree = self.run.solver.layers.tree(base_chain)?;
-                let base = Base { chain: base_chain, tree: &tree, exists: !base_chain.is_empty() };
-                let compression = self.run.solver.compression.filter(|_| self.run.in_result.contains(&self.id));
-                let directory = self.run.below_exec.contains(&self.id) || compression.is_none();
-                let make = Make { compression, directory, now: now() };
-                let packed = file::run(self.run.solver.store, op, &base, &sources, &self.run.contents, &make)
-                    .map_err(|error| self.explain(&error, &sources))?;
-                if let Some(blob) = &packed.blob {
-                    self.run.solver.layers.wrote(blob.digest);
-                }
-                Ok((packed.diff_id, packed.size))
-            }
-            Op::Exec(op) => {
-                if !self.run.slots.take(self.run.cancel()) {
-                    return Err(BuildError::cancelled());
-                }
-                let result = exec::run(self.run.solver, self, op);
-                self.run.slots.give();
-                result
-            }
-            Op::Source(_) | Op::Merge => Err(BuildError::bug("a source was given to work on")),
-        }
-    }
-
-    /// Whether some input counts by its content rather than by how it was made.
-    fn has_content_inputs(&self) -> bool {
-        match &self.vertex.op {
-            Op::File(op) => op
-                .actions
-                .iter()
-                .any(|action| matches!(action, FileAction::Copy(copy) if matches!(copy.from, CopyFrom::Input(_)))),
-            Op::Exec(op) => op.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Bind { .. })),
-            Op::Source(_) | Op::Merge => false,
-        }
-    }
-
-    /// Reads the content of what counts by content.
-    fn content_key(&self) -> Result<Digest, BuildError> {
-        let prints = match &self.vertex.op {
-            Op::File(file_op) => {
-                let sources = self.file_sources()?;
-                for source in sources.values() {
-                    if let file::Source::Local(context) = source {
-                        prefetch(context, file_op)?;
-                    }
-                }
-                file::fingerprints(file_op, &sources, &self.run.contents)
-                    .map_err(|error| self.explain(&error, &sources))?
-            }
-            Op::Exec(exec_op) => exec::fingerprints(self, exec_op)?,
-            Op::Source(_) | Op::Merge => Vec::new(),
-        };
-        let base = self.inputs.first().and_then(Option::as_ref).map_or_else(scratch_class, |input| input.class);
-        Ok(key::content(&content_op_digest(self.vertex), &base, &prints))
-    }
-
-    /// The trees that a file operation copies from, by input.
-    fn file_sources(&self) -> Result<BTreeMap<usize, file::Source>, BuildError> {
-        let mut sources = BTreeMap::new();
-        for (number, input) in self.inputs.iter().enumerate().skip(1) {
-            if let Some(source) = self.source(input.as_ref())? {
-                sources.insert(number, source);
-            }
-        }
-        Ok(sources)
-    }
-
-    /// Returns an input as something to copy from.
-    ///
-    /// # Errors
-    /// When its layers or its directory cannot be had.
-    pub fn source(&self, input: Option<&Solved>) -> Result<Option<file::Source>, BuildError> {
-        Ok(match input.map(|input| &input.value) {
-            None => None,
-            Some(Value::Chain(chain)) => Some(file::Source::Files(self.run.solver.layers.files(chain)?)),
-            Some(Value::Local(local)) => Some(file::Source::Local(self.run.context(local)?)),
-        })
-    }
-
-    fn named_inputs(&self) -> Vec<NamedInput> {
-        let class = |input: &Option<Solved>| input.as_ref().map_or_else(scratch_class, |input| input.class);
-        let mut inputs: Vec<NamedInput> = Vec::new();
-        inputs.push(NamedInput {
-            name: "definition".to_owned(),
-            digest: op_digest(self.vertex),
-            text: Some(self.vertex.name.clone()),
-        });
-        for (number, input) in self.inputs.iter().enumerate() {
-            let name = if number == 0 { "base".to_owned() } else { format!("input {number}") };
-            inputs.push(NamedInput { name, digest: class(input), text: None });
-        }
-        inputs
-    }
-
-    /// Says more about a failed copy than its text does.
-    fn explain(&self, error: &file::FileError, sources: &BTreeMap<usize, file::Source>) -> BuildError {
-        use crate::op::copy::CopyError;
-        if let file::FileError::Layer(error) = error {
-            return crate::layers::failed(error);
-        }
-        let mut built = BuildError::input(chain(error));
-        if let file::FileError::Copy(CopyError::NotFound(path)) = error {
-            built = built.context("failed to compute cache key");
-            built.hint = sources.values().find_map(|source| missing_hint(source, path.trim_matches('"')));
-        }
-        if let file::FileError::Copy(CopyError::Read { .. }) | file::FileError::Read { .. } = error {
-            built = built.hint("check that the file can be read, and that nothing changes it while the build runs");
-        }
-        built
-    }
-}
-
-/// Reads on all cores what a copy of a context will ask for file by file.
-fn prefetch(context: &LocalContext, op: &kiln_frontend::graph::FileOp) -> Result<(), BuildError> {
-    let mut files = Vec::new();
-    for action in &op.actions {
-        if let FileAction::Copy(action) = action {
-            copy::local_files(&context.tree, action, &mut files);
-        }
-    }
-    context.digest_all(&files).map_err(|error| BuildError::input(chain(&error)))
-}
-
-/// Why a file is not there: left out by the ignore file, or nearly spelled like another.
-fn missing_hint(source: &file::Source, path: &str) -> Option<String> {
-    let relative = path.trim_start_matches('/');
-    if let file::Source::Local(context) = source {
-        if let Some((name, patterns)) = &context.ignore
-            && context.path.join(relative).symlink_metadata().is_ok()
-            && let Some(pattern) = patterns.verdict_of(relative).decided_by.and_then(|at| patterns.patterns().get(at))
-        {
-            let (line, text) = (pattern.line, &pattern.text);
-            return Some(format!("`{relative}` is there, but {name}:{line} (`{text}`) leaves it out of the context"));
-        }
-        let near = near_miss(&context.tree, relative);
-        return Some(match near {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("sources are looked up in the context, {}", context.path.display()),
-        });
-    }
-    near_miss(source.tree(), relative).map(|near| format!("did you mean `/{near}`?"))
-}
-
-fn near_miss(tree: &FileNode, path: &str) -> Option<String> {
-    let names = crate::op::files::components(path.as_bytes());
-    let (last, parents) = names.split_last()?;
-    let directory = tree.get(parents)?;
-    let wanted = String::from_utf8_lossy(last);
-    let candidates: Vec<String> =
-        directory.children.keys().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
-    let near = kiln_frontend::dockerfile::suggest::closest(&wanted, candidates.iter().map(String::as_str))?;
-    let mut text = String::new();
-    for parent in parents {
-        text.push_str(&String::from_utf8_lossy(parent));
-        text.push('/');
-    }
-    Some(text + near)
-}
-
-fn unsupported(source: &Source) -> BuildError {
-    match source {
-        Source::Http { url, .. } => BuildError::input(format!("ADD of {url}: kiln does not download sources yet"))
-            .hint("download the file beforehand and COPY it, or use `RUN curl`"),
-        Source::Git { remote, .. } => BuildError::input(format!("{remote}: kiln does not check out git sources yet"))
-            .hint("clone the repository beforehand and COPY it"),
-        Source::Image { reference } => BuildError::bug(format!("image {reference} was not resolved")),
-        Source::OciLayout { store, .. } => BuildError::bug(format!("layout {store} was not resolved")),
-        Source::Local(local) => BuildError::bug(format!("directory {} was given to work on", local.name)),
-    }
-}
-
 fn op_in_session(op: &Digest, session: &Digest) -> Digest {
     let mut hasher = Hasher::domain("kiln.session-op.v1");
     hasher.digest(op).digest(session);
@@ -816,10 +513,6 @@ fn now() -> (i64, u32) {
 }
 
 impl Solver<'_> {
-    fn created(&self) -> u64 {
-        nanoseconds()
-    }
-
     /// Returns the program that sets up sandboxes, read and sealed once.
     ///
     /// # Errors
