@@ -413,7 +413,7 @@ pub struct Sources {
 /// A here-document as a file to copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InlineFile {
-    /// Its name (which, unlike the terminator, is expanded).
+    /// Its name, which is what ends it, and never expanded.
     pub name: Word,
     /// Its text, leading tabs removed where `<<-` says so.
     pub content: String,

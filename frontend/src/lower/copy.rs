@@ -152,13 +152,14 @@ impl Worker<'_> {
         };
         let mut inline = Vec::with_capacity(written.inline.len());
         for file in &written.inline {
-            let name = self.word(step, &file.name)?;
+            let name = inline_name(&file.name.text)?;
             inline.push((name, self.body(step, &file.content, file.expand)?));
         }
         let mode = chmod.as_deref().map(mode).transpose()?;
-        let cwd = self.state.cwd.replace('\\', "/");
+        let target = path::copy_destination(&self.state.cwd.replace('\\', "/"), &destination);
+        path::check_length("open", &target)?;
         Ok(Common {
-            target: path::tidy(&path::destination(&cwd, &destination, true)),
+            target,
             sources,
             destination,
             owner: chown.as_deref().map(owner::parse),
@@ -285,6 +286,16 @@ impl Worker<'_> {
         };
         self.assembly.graph.push(vertex)
     }
+}
+
+/// Returns the name of the file that a here-document becomes: what ends it, as it is written, variables and all.
+fn inline_name(name: &str) -> Result<String, Diagnostic> {
+    if name.contains('/') {
+        return Err(error("heredoc-name", format!("open {}: no such file or directory", path::rooted(name)))
+            .hint("the name of a here-document is the name of a file: leave the slash out, and name the directory as destination"));
+    }
+    path::check_length("open", &path::rooted(name))?;
+    Ok(name.to_owned())
 }
 
 fn excludes(written: &Sources) -> Vec<String> {

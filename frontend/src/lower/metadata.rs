@@ -8,7 +8,7 @@ use super::environment::set_in_config;
 use super::outline::OutlineArgument;
 use super::stage::{Step, Worker};
 use super::stages::error;
-use super::{history, owner, ports, workdir};
+use super::{history, owner, path, ports, workdir};
 use crate::check::{
     expose_invalid_format, expose_proto_casing, json_args_recommended, legacy_key_value_format,
     multiple_instructions_disallowed, secrets_used_in_arg_or_env, workdir_relative_path,
@@ -232,8 +232,10 @@ impl<'a> Worker<'a> {
             return Ok(());
         }
         let user = &self.state.config.config.user;
+        let made = path::rooted(&next);
+        path::check_length("mkdir", &made)?;
         let action = FileAction::MakeDir {
-            path: super::path::rooted(&next),
+            path: made,
             mode: 0o755,
             owner: if user.is_empty() { None } else { Some(owner::parse(user)) },
             time: self.prepared.epoch,

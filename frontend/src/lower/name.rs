@@ -18,8 +18,9 @@ pub(super) struct Namer {
 }
 
 impl Namer {
-    /// Returns the name of the next step.
+    /// Returns the name of the next step. Blanks at the end of the text are no part of it.
     pub(super) fn next(&mut self, text: &str, environment: &Environment) -> String {
+        let text = text.trim_end();
         let mut out = String::from("[");
         if let Some(platform) = &self.platform {
             out.push_str(&platform.to_string());

@@ -1,5 +1,8 @@
 //! Paths as text: cleaning and joining, without looking at any file.
 
+use super::stages::error;
+use crate::dockerfile::Diagnostic;
+
 /// Returns the shortest path that means the same: no `.`, no doubled or trailing slash, and
 /// `..` only where it cannot be resolved. The empty path becomes `.`; above `/` is `/`.
 pub(crate) fn clean(path: &str) -> String {
@@ -49,6 +52,38 @@ pub(super) fn destination(parent: &str, path: &str, keep_slash: bool) -> String 
         }
     }
     joined
+}
+
+/// Returns where a destination of COPY lies, as [`destination`] does, where the current directory (`.`, or nothing at
+/// all) is always one to copy into, even if it does not exist yet.
+pub(super) fn copy_destination(current: &str, path: &str) -> String {
+    tidy(&destination(current, if matches!(path, "" | ".") { "./" } else { path }, true))
+}
+
+/// What Linux takes: bytes of one name, and bytes of a whole path.
+const LONGEST: (usize, usize) = (255, 4095);
+
+/// Checks that a file may have this path; `operation` is what other builders say they tried (`open`, `mkdir`).
+///
+/// Layers are written as archives, which hold any name: without this the image could not be unpacked.
+pub(super) fn check_length(operation: &str, path: &str) -> Result<(), Diagnostic> {
+    let longest = path.split('/').map(str::len).max().unwrap_or_default();
+    if longest <= LONGEST.0 && path.len() <= LONGEST.1 {
+        return Ok(());
+    }
+    let hint = match longest > LONGEST.0 {
+        true => format!("a name has at most {} bytes, and one in this path has {longest}", LONGEST.0),
+        false => format!("a path has at most {} bytes, and this one has {}", LONGEST.1, path.len()),
+    };
+    Err(error("path-too-long", format!("{operation} {}: file name too long", shortened(path))).hint(hint))
+}
+
+/// Returns the beginning of a path, for a message.
+fn shortened(path: &str) -> String {
+    match path.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &path[..end]),
+        None => path.to_owned(),
+    }
 }
 
 /// Returns a destination clean, with a slash at its end if it says "into this directory".
@@ -101,6 +136,24 @@ mod tests {
         {
             assert_eq!(tidy(path), expected, "{path:?}");
         }
+    }
+
+    #[test]
+    fn the_current_directory_is_a_directory() {
+        for (path, expected) in [(".", "/w/"), ("", "/w/"), ("./", "/w/"), ("a", "/w/a"), ("..", "/"), ("/", "/")] {
+            assert_eq!(copy_destination("/w", path), expected, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_has_a_length() {
+        let name = "n".repeat(255);
+        assert!(check_length("open", &format!("/{name}/é")).is_ok());
+        let found = check_length("open", &format!("/a/{name}n")).unwrap_err();
+        assert!(found.message.starts_with("open /a/nnn") && found.message.ends_with("…: file name too long"));
+        assert!(found.hint.unwrap().ends_with("has 256"));
+        assert!(check_length("open", &"/a".repeat(2047)).is_ok());
+        assert!(check_length("mkdir", &"/é".repeat(2048)).is_err());
     }
 
     #[test]

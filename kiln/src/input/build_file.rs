@@ -37,7 +37,9 @@ pub fn find(name: Option<&str>, context: &Path, current: &Path) -> Result<Found,
         Some(name) => {
             let path = current.join(name);
             let text = read(&path).map_err(|error| {
-                let error = unreadable(name, &error);
+                // For BuildKit the directory of the build file is a place of its own, and only the name is in it.
+                let base = path.file_name().map_or(name.into(), |base| base.to_string_lossy());
+                let error = unreadable(&base, &error);
                 match in_context(name, context, current) {
                     Some(other) => {
                         error.hint(format!("`-f` starts from the current directory: try `-f {}`", other.display()))

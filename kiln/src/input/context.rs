@@ -15,6 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use kiln_builder::BuildError;
 use kiln_builder::seam::{ContextRoot, Contexts};
 use kiln_frontend::dockerignore::{self, Patterns};
+use kiln_oci::Reference;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use tempfile::TempDir;
 
@@ -212,6 +213,7 @@ pub fn named(texts: &[String], current: &Path) -> Result<Named, BuildError> {
             Some((name, value)) if !name.is_empty() && !value.is_empty() => (name, value),
             _ => return Err(wrong("it is not of the form `name=value`".to_owned())),
         };
+        context_name(name)?;
         let told = if let Some(layout) = value.strip_prefix("oci-layout://") {
             let (path, rest) = split_layout(layout);
             let path = current.join(path);
@@ -237,6 +239,16 @@ pub fn named(texts: &[String], current: &Path) -> Result<Named, BuildError> {
         named.values.insert(name.to_owned(), told);
     }
     Ok(named)
+}
+
+/// Checks the name of a context, which is that of an image, perhaps with a platform behind `::`.
+fn context_name(name: &str) -> Result<(), BuildError> {
+    let image = name.split_once("::").map_or(name, |(image, _)| image);
+    match image.parse::<Reference>() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(BuildError::input(format!("invalid context name {name}: {error}"))
+            .hint("a context is named like an image: in small letters, perhaps with a tag")),
+    }
 }
 
 /// Splits `path[:tag][@digest]` behind the path.
@@ -279,6 +291,11 @@ mod tests {
         assert_eq!(named.values["dir"], "local:dir");
         assert_eq!(named.values["python:3"], "docker-image://p");
         assert_eq!(named.directories["dir"], here.path().join("layout"));
+        let refused = super::named(&["EXTRA=layout".to_owned()], here.path()).unwrap_err();
+        assert_eq!(
+            refused.message,
+            "invalid context name EXTRA: invalid reference format: repository name (library/EXTRA) must be lowercase"
+        );
         for wrong in ["a", "a=", "=b", "a=nowhere", "a=oci-layout://nowhere", "a=https://example.com/x.git"] {
             assert!(super::named(&[wrong.to_owned()], here.path()).is_err(), "{wrong:?}");
         }

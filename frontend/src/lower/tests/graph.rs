@@ -319,3 +319,30 @@ fn line() -> impl proptest::strategy::Strategy<Value = String> {
     (keyword, proptest::collection::vec(word, 0..5))
         .prop_map(|(keyword, words)| format!("{keyword} {}", words.join(" ")))
 }
+
+#[test]
+fn here_documents_become_files_of_their_names() {
+    let text = "FROM scratch\nARG n=zz\nCOPY <<$n /o/\n1\n$n\n";
+    assert!(graph(text, &request()).contains("$n"), "a name is not expanded");
+    let long = "n".repeat(256);
+    for (name, expected) in [("a/b", "open /a/b: no such file or directory @2-4"), (&*long, "file name too long @2-4")]
+    {
+        let found = error(&format!("FROM scratch\nCOPY <<{name} /o/\nx\n{name}\n"), &request());
+        assert!(found.ends_with(expected), "{found}");
+    }
+}
+
+#[test]
+fn no_file_has_a_name_that_cannot_be_unpacked() {
+    let long = "n".repeat(256);
+    for line in [format!("COPY a /{long}/b"), format!("ADD --link a {long}"), format!("WORKDIR /a/{long}")] {
+        let found = error(&format!("FROM scratch\n{line}\n"), &request());
+        assert!(found.ends_with("…: file name too long @2-2"), "{found}");
+    }
+}
+
+#[test]
+fn blanks_at_the_end_are_no_part_of_a_name() {
+    let names = |text: &str| plan(text, &request()).graph.vertices.pop().unwrap().name;
+    assert_eq!(names("FROM alpine\nRUN   echo a   \n"), "[2/2] RUN   echo a");
+}
