@@ -8,6 +8,8 @@
 //! The identity is made of the id and of what the directory was first filled from. Number 0 is
 //! the one that shared and locked mounts use; private ones take any that is free.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -156,7 +158,11 @@ impl Store {
         if let Some(base) = base {
             identity.digest(base);
         }
-        self.root().join("mounts/v1").join(identity.finish().hex())
+        self.mounts_directory().join(identity.finish().hex())
+    }
+
+    fn mounts_directory(&self) -> PathBuf {
+        self.root().join("mounts/v1")
     }
 
     /// Returns the cache mounts there are.
@@ -165,17 +171,16 @@ impl Store {
     /// When the store cannot be read.
     pub fn cache_mounts(&self) -> Result<Vec<KnownMount>, FileError> {
         let mut mounts = Vec::new();
-        let directory = self.root().join("mounts/v1");
-        for identity in list(&directory)? {
+        let directory = self.mounts_directory();
+        for identity in homes(&directory)? {
             let home = directory.join(identity);
             let id = read(&home.join("name"))?.unwrap_or_default();
             for number in list(&home)? {
-                let path = home.join(number).join("data");
+                let path = home.join(&number).join("data");
                 if !path.is_dir() {
                     continue;
                 }
-                let in_use = File::open(path.with_file_name("lock"))
-                    .is_ok_and(|file| !lock::try_file(&file, Kind::Exclusive).unwrap_or_default());
+                let in_use = is_in_use(&home.join(number));
                 let id = String::from_utf8_lossy(&id).into_owned();
                 mounts.push(KnownMount { id, size: crate::gc::disk_usage(&path), path, in_use });
             }
@@ -184,29 +189,46 @@ impl Store {
         Ok(mounts)
     }
 
-    /// Empties a cache mount: the next to ask for it gets a new directory. Whoever has it mounted
-    /// keeps the old one, which goes with the sweep after.
+    /// Empties cache mounts, whatever they were first filled from: the next to ask for one of these
+    /// ids gets a new directory. Whoever has an old one mounted keeps it until the end.
     ///
     /// # Errors
     /// When the system refuses.
-    pub fn remove_cache_mount(&self, id: &str, base: Option<&Digest>) -> Result<(), FileError> {
-        self.remove_mount_home(&self.mount_home(id, base))
+    pub fn empty_cache_mounts(&self, ids: &BTreeSet<&str>) -> Result<(), FileError> {
+        let directory = self.mounts_directory();
+        for identity in homes(&directory)? {
+            let home = directory.join(identity);
+            let id = read(&home.join("name"))?.unwrap_or_default();
+            if str::from_utf8(&id).is_ok_and(|id| ids.contains(id)) {
+                self.set_aside(&home)?;
+            }
+        }
+        self.sweep_mounts()
     }
 
-    fn remove_mount_home(&self, home: &Path) -> Result<(), FileError> {
-        let aside = tempfile::Builder::new().prefix("removed-").tempdir_in(self.ingest_directory());
-        let aside = aside.at("create a directory in", self.ingest_directory())?.keep();
+    /// Takes a cache mount out of sight. It stays on disk while somebody has it mounted.
+    fn set_aside(&self, home: &Path) -> Result<(), FileError> {
+        let directory = self.mounts_directory();
+        let aside = tempfile::Builder::new().prefix(REMOVED).tempdir_in(&directory);
+        let aside = aside.at("create a directory in", directory)?.keep();
         match std::fs::rename(home, &aside) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other.at("rename", home)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.at("rename", home),
         }
-        // In use, parts of it are mounts in somebody's sandbox, not here: their files live on as
-        // long as they are open.
-        let held = list(&aside)?.into_iter().any(|number| {
-            File::open(aside.join(number).join("lock"))
-                .is_ok_and(|file| !lock::try_file(&file, Kind::Exclusive).unwrap_or_default())
-        });
-        if held { Ok(()) } else { remove_tree(&aside).at("delete", aside) }
+    }
+
+    /// Deletes the cache mounts that were set aside and that nobody uses any more.
+    pub(crate) fn sweep_mounts(&self) -> Result<(), FileError> {
+        let directory = self.mounts_directory();
+        for name in list(&directory)? {
+            if name.to_string_lossy().starts_with(REMOVED) {
+                let aside = directory.join(name);
+                if !list(&aside)?.into_iter().any(|number| is_in_use(&aside.join(number))) {
+                    remove_tree(&aside).at("delete", aside)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Deletes all cache mounts that nobody has mounted. Returns how many bytes that were.
@@ -229,6 +251,19 @@ impl Store {
         }
         Ok(freed)
     }
+}
+
+/// How the directories begin that were set aside.
+const REMOVED: &str = "removed-";
+
+/// Returns the names of the cache mounts in a directory.
+fn homes(directory: &Path) -> Result<impl Iterator<Item = OsString>, FileError> {
+    Ok(list(directory)?.into_iter().filter(|name| !name.to_string_lossy().starts_with(REMOVED)))
+}
+
+/// Whether somebody has the directory of `instance` mounted.
+fn is_in_use(instance: &Path) -> bool {
+    File::open(instance.join("lock")).is_ok_and(|file| !lock::try_file(&file, Kind::Exclusive).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -286,7 +321,9 @@ mod tests {
         let (_temporary, store) = store();
         let held = take(&store, "x", Sharing::Shared).unwrap();
         std::fs::write(held.path().join("file"), "").unwrap();
-        store.remove_cache_mount("x", None).unwrap();
+        store.empty_cache_mounts(&BTreeSet::from(["x"])).unwrap();
+        store.sweep().unwrap();
+        assert_eq!(list(&store.mounts_directory()).unwrap().len(), 1, "the old one stays while it is held");
         let fresh = take(&store, "x", Sharing::Locked).unwrap();
         assert!(list(fresh.path()).unwrap().is_empty());
         let known = store.cache_mounts().unwrap();

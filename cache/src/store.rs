@@ -121,6 +121,9 @@ impl Store {
                 }
             }
         }
+        if let Err(error) = self.sweep_mounts() {
+            tracing::debug!("cannot sweep the cache mounts: {error}");
+        }
         Ok(())
     }
 

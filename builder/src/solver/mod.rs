@@ -16,7 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use kiln_cache::Store;
 use kiln_cache::context::Memo;
 use kiln_cache::layer::Compression;
-use kiln_frontend::graph::{Edge, Graph, LocalSource, Op, Source, Vertex, VertexId, op_digest};
+use kiln_frontend::graph::{Edge, Graph, LocalSource, MountKind, Op, Source, Vertex, VertexId, op_digest};
 use kiln_oci::{Digest, Hasher};
 use kiln_runtime::{Cancel, Program};
 
@@ -106,8 +106,25 @@ impl Solver<'_> {
     /// Of the first vertex that fails; what runs beside it is stopped, what was finished is kept.
     pub fn solve(&self, root: Option<Edge>) -> Result<Solution, BuildError> {
         let needed = self.needed(root);
+        self.empty_cache_mounts(&needed)?;
         let run = Run::new(self, root, &needed);
         run.all(needed)
+    }
+
+    /// Commands that are to run again, whatever is known of them, find their cache mounts empty.
+    fn empty_cache_mounts(&self, needed: &BTreeSet<VertexId>) -> Result<(), BuildError> {
+        let mut ids = BTreeSet::new();
+        for vertex in needed.iter().map(|id| self.graph.vertex(*id)).filter(|vertex| vertex.ignore_cache) {
+            let Op::Exec(exec) = &vertex.op else { continue };
+            ids.extend(exec.mounts.iter().filter_map(|mount| match &mount.kind {
+                MountKind::Cache { id, .. } => Some(&**id),
+                _ => None,
+            }));
+        }
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.store.empty_cache_mounts(&ids).map_err(|error| BuildError::environment(chain(&error)))
     }
 
     fn needed(&self, root: Option<Edge>) -> BTreeSet<VertexId> {
