@@ -66,6 +66,11 @@ impl Layers {
         }
     }
 
+    /// Returns what talks to registries, and to other servers.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// Notes the line of the build file that brought the layers of an image in.
     pub fn came_from(&self, layers: &[Digest], location: Option<&Location>) {
         if let Some(location) = location {

@@ -9,6 +9,7 @@ use reqwest::{Method, Response, Url};
 use crate::client::Client;
 use crate::error::{Error, Unreachable};
 use crate::redact;
+use crate::retry::http_date;
 use crate::transport::{Ask, broken};
 
 /// Makes requests for plain URLs.
@@ -96,6 +97,11 @@ impl Fetched {
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(own, _)| own.eq_ignore_ascii_case(name));
         found.map(|(_, value)| &**value)
+    }
+
+    /// Returns when the server says that the content last changed, in seconds since 1970.
+    pub fn last_modified(&self) -> Option<u64> {
+        http_date(self.header("last-modified")?.trim())
     }
 
     fn advance(&mut self) -> Result<(), Error> {

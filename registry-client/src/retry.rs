@@ -52,7 +52,7 @@ pub(crate) fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
 
 /// Reads `Sun, 06 Nov 1994 08:49:37 GMT` as seconds since 1970 (RFC 9110 §5.6.7; the obsolete
 /// forms are not read).
-fn http_date(text: &str) -> Option<u64> {
+pub(crate) fn http_date(text: &str) -> Option<u64> {
     let (_, rest) = text.split_once(", ")?;
     let mut words = rest.split(' ');
     let day: u64 = words.next()?.parse().ok().filter(|d| (1..=31).contains(d))?;

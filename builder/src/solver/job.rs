@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use kiln_cache::{NamedInput, Record};
+use kiln_cache::{NamedInput, Record, Store, StoreLock};
 use kiln_frontend::graph::{
     CopyFrom, FileAction, FileOp, MountKind, Op, Source, Vertex, VertexId, content_op_digest, op_digest,
 };
 use kiln_oci::Digest;
+use kiln_runtime::Cancel;
 
 use super::{
     Run, Solved, Value, classes, fresh_class, is_of_session, key, nanoseconds, now, op_in_session, scratch_class,
@@ -17,7 +18,9 @@ use crate::op::content::Contents;
 use crate::op::file::{self, Base, Make};
 use crate::op::files::FileNode;
 use crate::op::{copy, exec};
+use crate::source::http::HttpFile;
 use crate::source::local::LocalContext;
+use crate::source::remote::Remote;
 use crate::step::Step;
 
 /// The work on one vertex.
@@ -48,7 +51,7 @@ impl Job<'_, '_> {
     /// Finds or makes the result.
     pub(super) fn solve(&self) -> Result<Solved, BuildError> {
         if let Op::Source(source) = &self.vertex.op {
-            return Err(unsupported(source));
+            return self.fetch(source);
         }
         let store = self.run.solver.store;
         let op = op_digest(self.vertex);
@@ -70,7 +73,7 @@ impl Job<'_, '_> {
             }
         }
         let name = definition.unwrap_or_else(|| op_in_session(&op, &self.run.session));
-        let _lock = self.lock(&name)?;
+        let _lock = lock(store, &name, self.run.cancel())?;
         // Somebody else may have been doing the same.
         if !self.vertex.ignore_cache
             && let Some(found) = definition.as_ref().and_then(|key| self.run.look_up(key))
@@ -116,20 +119,6 @@ impl Job<'_, '_> {
         })
     }
 
-    /// Waits until nobody else, here or in another process, is working on the same.
-    fn lock(&self, key: &Digest) -> Result<kiln_cache::StoreLock, BuildError> {
-        loop {
-            let lock =
-                self.run.solver.store.try_lock_key(key).map_err(|error| BuildError::environment(chain(&error)))?;
-            if let Some(lock) = lock {
-                return Ok(lock);
-            }
-            if self.run.cancel().wait(std::time::Duration::from_millis(20)) {
-                return Err(BuildError::cancelled());
-            }
-        }
-    }
-
     fn alias(&self, definition: &Digest, content: &Digest) {
         if let Some(mut record) = self.run.solver.store.lookup(content) {
             record.key = *definition;
@@ -137,6 +126,41 @@ impl Job<'_, '_> {
                 tracing::debug!(%error, "a second key of a result is not kept");
             }
         }
+    }
+
+    /// Brings a tree from the network.
+    fn fetch(&self, source: &Source) -> Result<Solved, BuildError> {
+        let solver = self.run.solver;
+        let remote = Remote {
+            store: solver.store,
+            layers: &solver.layers,
+            contents: &self.run.contents,
+            registry: solver.layers.registry(),
+            secrets: solver.client.secrets,
+            cancel: self.run.cancel(),
+            step: self.step,
+        };
+        let tree = match source {
+            Source::Http { url, filename, checksum } => {
+                remote.http(&HttpFile { url, filename, checksum: checksum.as_ref() })?
+            }
+            Source::Git { remote, .. } => {
+                return Err(BuildError::input(format!("{remote}: kiln does not check out git sources yet"))
+                    .hint("clone the repository beforehand and COPY it"));
+            }
+            Source::Image { reference } => return Err(BuildError::bug(format!("image {reference} was not resolved"))),
+            Source::OciLayout { store, .. } => return Err(BuildError::bug(format!("layout {store} was not resolved"))),
+            Source::Local(local) => {
+                return Err(BuildError::bug(format!("directory {} was given to work on", local.name)));
+            }
+        };
+        Ok(Solved {
+            class: tree.class,
+            value: Value::Chain(tree.chain.into()),
+            created: None,
+            is_of_session: false,
+            is_cached: tree.is_cached,
+        })
     }
 
     /// Returns the layers below.
@@ -264,6 +288,22 @@ impl Job<'_, '_> {
     }
 }
 
+/// Waits until nobody else, here or in another process, is working on what `key` names.
+///
+/// # Errors
+/// When cancelled meanwhile, or the lock cannot be made.
+pub fn lock(store: &Store, key: &Digest, cancel: &Cancel) -> Result<StoreLock, BuildError> {
+    loop {
+        let lock = store.try_lock_key(key).map_err(|error| BuildError::environment(chain(&error)))?;
+        if let Some(lock) = lock {
+            return Ok(lock);
+        }
+        if cancel.wait(std::time::Duration::from_millis(20)) {
+            return Err(BuildError::cancelled());
+        }
+    }
+}
+
 /// Reads on all cores what a copy of a context will ask for file by file.
 fn prefetch(context: &LocalContext, op: &FileOp) -> Result<(), BuildError> {
     let mut files = Vec::new();
@@ -309,16 +349,4 @@ fn near_miss(tree: &FileNode, path: &str) -> Option<String> {
         text.push('/');
     }
     Some(text + near)
-}
-
-fn unsupported(source: &Source) -> BuildError {
-    match source {
-        Source::Http { url, .. } => BuildError::input(format!("ADD of {url}: kiln does not download sources yet"))
-            .hint("download the file beforehand and COPY it, or use `RUN curl`"),
-        Source::Git { remote, .. } => BuildError::input(format!("{remote}: kiln does not check out git sources yet"))
-            .hint("clone the repository beforehand and COPY it"),
-        Source::Image { reference } => BuildError::bug(format!("image {reference} was not resolved")),
-        Source::OciLayout { store, .. } => BuildError::bug(format!("layout {store} was not resolved")),
-        Source::Local(local) => BuildError::bug(format!("directory {} was given to work on", local.name)),
-    }
 }

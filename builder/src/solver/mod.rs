@@ -28,7 +28,7 @@ use crate::source::image::Resolved;
 use crate::source::local::LocalContext;
 use crate::step::Steps;
 
-pub use job::Job;
+pub use job::{Job, lock};
 
 /// What a solver works with.
 pub struct Solver<'a> {
@@ -486,7 +486,8 @@ fn session() -> Digest {
     hasher.finish()
 }
 
-fn nanoseconds() -> u64 {
+/// Returns the time since 1970.
+pub fn nanoseconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 

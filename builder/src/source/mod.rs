@@ -1,5 +1,7 @@
-//! Where things come from: images, layouts, directories of the client.
+//! Where things come from: images, layouts, directories of the client, web servers, git.
 
+pub mod http;
 pub mod image;
 pub mod layout;
 pub mod local;
+pub mod remote;

@@ -12,7 +12,7 @@
 //! mounts; values of secrets; the addresses of extra hosts; the paths of local directories;
 //! whether the look-up is skipped.
 
-use kiln_oci::{Digest, Hasher, Platform};
+use kiln_oci::{Digest, Hasher, Platform, ReferenceDigest};
 
 use super::{
     Copy, CopyFrom, Exec, FileAction, FileOp, Graph, LocalSource, Mode, Mount, MountKind, Network, Op, Owner,
@@ -108,8 +108,10 @@ fn source_digest(source: &Source, platform: Option<&Platform>) -> Digest {
         Source::Http { url, filename, checksum } => {
             fields.text(1, url);
             fields.text(2, filename);
-            if let Some(checksum) = checksum {
-                fields.bytes(3, checksum.as_bytes());
+            match checksum {
+                None => {}
+                Some(ReferenceDigest::Sha256(digest)) => fields.bytes(3, digest.as_bytes()),
+                Some(ReferenceDigest::Other(text)) => fields.text(4, text),
             }
             "kiln.http.v1"
         }

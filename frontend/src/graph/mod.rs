@@ -13,7 +13,7 @@ pub mod print;
 
 use std::ops::Range;
 
-use kiln_oci::{Digest, Platform};
+use kiln_oci::{Digest, Platform, ReferenceDigest};
 
 pub use encode::{content_op_digest, op_digest, vertex_digests};
 
@@ -102,8 +102,8 @@ pub enum Source {
         url: String,
         /// The name of the file in the tree that is made.
         filename: String,
-        /// What it must hash to.
-        checksum: Option<Digest>,
+        /// What it must hash to. Only sha256 is ever computed: another algorithm never matches.
+        checksum: Option<ReferenceDigest>,
     },
     /// A git checkout.
     Git {

@@ -255,7 +255,9 @@ fn source_value(source: &Source) -> Value {
         Source::Image { reference } => json!({ "image": reference }),
         Source::OciLayout { store, digest } => json!({ "ociLayout": store, "digest": digest }),
         Source::Local(local) => json!({ "local": local.name, "followPaths": local.follow_paths }),
-        Source::Http { url, filename, checksum } => json!({ "http": url, "filename": filename, "checksum": checksum }),
+        Source::Http { url, filename, checksum } => {
+            json!({ "http": url, "filename": filename, "checksum": checksum.as_ref().map(ToString::to_string) })
+        }
         Source::Git { remote, reference, subdir, keep_git_dir, checksum, submodules } => json!({
             "git": remote, "reference": reference, "subdir": subdir, "keepGitDir": keep_git_dir,
             "checksum": checksum, "submodules": submodules,

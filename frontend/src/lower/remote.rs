@@ -1,6 +1,6 @@
 //! Sources of ADD: from git, from a web server, or from the context.
 
-use kiln_oci::Digest;
+use kiln_oci::{ReferenceDigest, ReferenceError};
 
 use super::path;
 use super::stages::error;
@@ -69,22 +69,20 @@ pub(super) fn git_source(url: &str, keep_git_dir: Option<bool>, checksum: Option
 pub(super) fn http_source(url: &str, checksum: Option<&str>) -> Result<(Source, String), Diagnostic> {
     let checksum = match checksum {
         None => None,
-        Some(text) => match text.parse::<Digest>() {
-            Ok(digest) => Some(digest),
-            Err(_) => return Err(error("invalid-checksum", checksum_message(text))),
-        },
+        Some(text) => {
+            Some(text.parse::<ReferenceDigest>().map_err(|cause| error("invalid-checksum", checksum_message(&cause)))?)
+        }
     };
     let filename = file_name(url);
     Ok((Source::Http { url: url.to_owned(), filename: filename.clone(), checksum }, filename))
 }
 
 /// Says what is wrong with a checksum.
-fn checksum_message(text: &str) -> &'static str {
-    match text.parse::<kiln_oci::ReferenceDigest>() {
-        Ok(_) => "unsupported digest algorithm",
-        Err(kiln_oci::ReferenceError::DigestAlgorithm) => "unsupported digest algorithm",
-        Err(kiln_oci::ReferenceError::DigestLength) => "invalid checksum digest length",
-        Err(_) => "invalid checksum digest format",
+fn checksum_message(cause: &ReferenceError) -> &'static str {
+    match cause {
+        ReferenceError::DigestAlgorithm => "unsupported digest algorithm",
+        ReferenceError::DigestLength => "invalid checksum digest length",
+        _ => "invalid checksum digest format",
     }
 }
 

@@ -107,7 +107,7 @@ fn samples() -> Vec<(&'static str, Op)> {
         ("local, other name", Op::Source(Source::Local(LocalSource { name: "other".into(), follow_paths: vec![] }))),
         ("http", http("x", None)),
         ("http, file name", http("y", None)),
-        ("http, checksum", http("x", Some(Digest::of("x")))),
+        ("http, checksum", http("x", Some(ReferenceDigest::Sha256(Digest::of("x"))))),
         ("git", git("", false, None)),
         ("git, reference", git("main", false, None)),
         ("git, kept directory", git("", true, None)),

@@ -1,0 +1,200 @@
+//! Trees from the network: a file from a web server, a git checkout, the archive of a context.
+//!
+//! Each becomes a layer of its own. Its class says what is in it (cache-keys.md §6), so the steps
+//! above are found again wherever the tree came from. A record leads to it from what was asked
+//! for, and remembers with its named inputs what the next build needs to ask whether that is
+//! still so: an ETag, for one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use kiln_cache::layer::Packed;
+use kiln_cache::{NamedInput, Record, Store, StoreLock};
+use kiln_oci::Digest;
+use kiln_registry_client::Client as Registry;
+use kiln_runtime::Cancel;
+
+use super::image::environment;
+use crate::error::{BuildError, chain};
+use crate::layers::Layers;
+use crate::op::content::Contents;
+use crate::op::file::{self, FileError};
+use crate::op::files::FileNode;
+use crate::seam::Secrets;
+use crate::solver::nanoseconds;
+use crate::step::Step;
+
+/// What fetching works with.
+pub struct Remote<'a> {
+    /// Where trees are kept.
+    pub store: &'a Store,
+    /// Their layers.
+    pub layers: &'a Arc<Layers>,
+    /// Opens files, and has a place for those being fetched.
+    pub contents: &'a Contents,
+    /// Makes requests.
+    pub registry: &'a Registry,
+    /// Lends what servers want to see.
+    pub secrets: &'a dyn Secrets,
+    /// Stops it.
+    pub cancel: &'a Cancel,
+    /// Who hears about it.
+    pub step: &'a Step,
+}
+
+/// A tree that was fetched, or was here already.
+#[derive(Debug, Clone)]
+pub struct RemoteTree {
+    /// What is in it, as a key.
+    pub class: Digest,
+    /// Its layers.
+    pub chain: Vec<Digest>,
+    /// Whether it was here already.
+    pub is_cached: bool,
+}
+
+/// What is known of a tree that was asked for before.
+pub struct Known {
+    tree: RemoteTree,
+    facts: BTreeMap<String, String>,
+}
+
+/// A tree that was just made.
+pub struct Made<'a> {
+    /// What was asked for.
+    pub key: Digest,
+    /// What is in it.
+    pub class: Digest,
+    /// For people, without secrets.
+    pub name: &'a str,
+    /// What the next build needs to know, by name.
+    pub facts: &'a [(&'static str, String)],
+    /// When the work on it began.
+    pub began: Instant,
+}
+
+impl Known {
+    /// Returns something that was remembered.
+    pub fn fact(&self, name: &str) -> Option<&str> {
+        self.facts.get(name).map(String::as_str)
+    }
+
+    /// It is still so.
+    pub fn into_tree(self) -> RemoteTree {
+        self.tree
+    }
+}
+
+impl Remote<'_> {
+    /// Returns what an earlier build came to for this key, if it can still be had.
+    pub fn known(&self, key: &Digest) -> Option<Known> {
+        let class = self.store.class(key)?;
+        // Others may have come to the same content, and remember other things of it.
+        let record = self.store.results(&class).into_iter().find(|record| record.key == *key)?;
+        let tree = self.tree(&class)?;
+        let facts = record.inputs.into_iter().filter_map(|input| Some((input.name, input.text?))).collect();
+        Some(Known { tree, facts })
+    }
+
+    /// Returns the tree of a class, if it can be had.
+    pub fn tree(&self, class: &Digest) -> Option<RemoteTree> {
+        self.store.results(class).into_iter().find_map(|record| {
+            let chain = record.outputs.into_iter().next()?;
+            let is_here = chain.iter().all(|diff_id| self.layers.is_available(diff_id));
+            is_here.then_some(RemoteTree { class: *class, chain, is_cached: true })
+        })
+    }
+
+    /// Returns the tree that another key leads to.
+    pub fn alias(&self, key: &Digest) -> Option<RemoteTree> {
+        self.tree(&self.store.class(key)?)
+    }
+
+    /// Makes a layer of files, unless there is one of the class, and remembers how it was come by.
+    ///
+    /// # Errors
+    /// When a file cannot be read or the store not be written.
+    pub fn keep(
+        &self,
+        made: &Made,
+        files: impl FnOnce() -> Result<FileNode, BuildError>,
+    ) -> Result<RemoteTree, BuildError> {
+        let tree = self.tree(&made.class);
+        let (chain, size) = match &tree {
+            Some(tree) => (tree.chain.clone(), 0),
+            None => {
+                let packed = self.pack(files()?)?;
+                (vec![packed.diff_id], packed.size)
+            }
+        };
+        let inputs: Vec<NamedInput> = made
+            .facts
+            .iter()
+            .map(|(name, text)| NamedInput {
+                name: (*name).to_owned(),
+                digest: Digest::of(text),
+                text: Some(text.clone()),
+            })
+            .collect();
+        let is_known = tree.is_some()
+            && self.store.results(&made.class).iter().any(|record| record.key == made.key && record.inputs == inputs);
+        if !is_known {
+            let record = Record {
+                key: made.key,
+                class: made.class,
+                op: made.class,
+                step: made.name.to_owned(),
+                outputs: vec![chain.clone()],
+                inputs,
+                seconds: made.began.elapsed().as_secs_f64(),
+                size,
+                created: nanoseconds(),
+            };
+            self.store.record(&record).map_err(|error| environment(&error))?;
+        }
+        Ok(RemoteTree { class: made.class, chain, is_cached: false })
+    }
+
+    fn pack(&self, files: FileNode) -> Result<Packed, BuildError> {
+        let source = file::Source::Files(Arc::new(files));
+        file::directory_of(self.store, &source, self.contents).map_err(|error| match &error {
+            FileError::Layer(error) => crate::layers::failed(error),
+            error => BuildError::environment(chain(error)),
+        })
+    }
+
+    /// Waits until nobody else, here or in another process, fetches the same.
+    ///
+    /// # Errors
+    /// When cancelled, or the lock cannot be made.
+    pub fn lock(&self, key: &Digest) -> Result<StoreLock, BuildError> {
+        crate::solver::lock(self.store, key, self.cancel)
+    }
+
+    /// Returns the text of a secret, without the line end behind it; `None` when the client has none of that name.
+    ///
+    /// # Errors
+    /// When it cannot be read or is no text.
+    pub fn secret(&self, id: &str) -> Result<Option<String>, BuildError> {
+        let bytes = self
+            .secrets
+            .secret(id)
+            .map_err(|error| BuildError::input(format!("cannot read the secret `{id}`: {error}")))?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        let text = String::from_utf8(bytes).map_err(|_| BuildError::input(format!("the secret `{id}` is not text")))?;
+        Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
+    }
+}
+
+/// Refuses an address that could be mistaken for two lines, or for something else.
+///
+/// # Errors
+/// When it has control characters or blanks in it.
+pub fn check_address(address: &str) -> Result<(), BuildError> {
+    match address.chars().find(|c| c.is_control() || c.is_whitespace()) {
+        None => Ok(()),
+        Some(c) => Err(BuildError::input(format!("the address {address:?} has the character {c:?} in it"))
+            .hint("write blanks in addresses as `%20`")),
+    }
+}
