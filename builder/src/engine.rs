@@ -151,8 +151,6 @@ impl Engine {
             }
         };
         let images = Images { store: &self.store, registry: &work.registry, pull: request.pull };
-        let load = work.steps.start(format!("[internal] load build definition from {}", request.build_file.name));
-        load.done();
         let mut planned = plan::plan(request, platform, &images, &work.steps)?;
         if !request.options.check {
             runnable(platform, &planned.plan)?;
@@ -168,6 +166,7 @@ impl Engine {
         work: &Work,
         planned: Planned,
     ) -> Result<BuildResult, BuildError> {
+        warn(request, &planned, &work.steps);
         let compression = wanted_compression(request);
         let epoch = planned.plan.epoch;
         let solver = Solver {
@@ -369,6 +368,17 @@ fn linked<T>(outer: &Cancel, inner: &Cancel, work: impl FnOnce() -> T) -> T {
 }
 
 /// The compression of new layers, if an output needs an image.
+/// Tells what was found in the build file.
+fn warn(request: &BuildRequest, planned: &Planned, steps: &Steps) {
+    if planned.warnings.is_empty() {
+        return;
+    }
+    let file = Arc::new(request.build_file.clone());
+    for warning in &planned.warnings {
+        steps.warn(planned.definition, warning.clone(), file.clone());
+    }
+}
+
 fn wanted_compression(request: &BuildRequest) -> Option<Compression> {
     if request.outputs.is_empty() {
         return Some(Compression::Gzip);

@@ -5,6 +5,7 @@ use kiln_frontend::lower::{self, Facts, ImageFact, ImageName, ImageQuery, Lowere
 use kiln_oci::Platform;
 
 use crate::error::{BuildError, Kind};
+use crate::progress::StepId;
 use crate::request::{BuildFile, BuildRequest};
 use crate::source::image::{FoundImage, Images, Resolved};
 use crate::step::Steps;
@@ -17,6 +18,8 @@ pub struct Planned {
     pub images: Resolved,
     /// What the user should know about the build file.
     pub warnings: Vec<Diagnostic>,
+    /// The step that stands for the build file.
+    pub definition: StepId,
 }
 
 /// What to do about a build file without instructions.
@@ -36,6 +39,9 @@ pub fn plan(
     steps: &Steps,
 ) -> Result<Planned, BuildError> {
     let BuildFile { name, text } = &request.build_file;
+    let load = steps.start(format!("[internal] load build definition from {name}"));
+    let definition = load.id();
+    load.done();
     let text = std::str::from_utf8(text).map_err(|error| {
         BuildError::input(format!("{name} is not UTF-8 text: byte {} is not valid", error.valid_up_to()))
     })?;
@@ -66,8 +72,8 @@ pub fn plan(
         })?;
         match lowered {
             Lowered::Done(plan) => {
-                let warnings = plan.warnings.clone();
-                return Ok(Planned { plan: *plan, images: resolved, warnings });
+                let warnings = plan.warnings.iter().chain(&plan.undeclared).cloned().collect();
+                return Ok(Planned { plan: *plan, images: resolved, warnings, definition });
             }
             Lowered::Needs(queries) => {
                 let answers = find_all(&queries, images, steps);

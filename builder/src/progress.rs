@@ -1,6 +1,11 @@
 //! What happens while a build runs, as events. Drawing them is the client's business.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use kiln_frontend::dockerfile::Diagnostic;
+
+use crate::request::BuildFile;
 
 /// Takes events. Called from many threads; must not block for long.
 pub trait Progress: Send + Sync {
@@ -55,6 +60,14 @@ pub enum EventKind {
     Note {
         /// A sentence.
         text: String,
+    },
+    /// The build file, whose step this is, has something in it that is probably not meant. May come after the step
+    /// is over.
+    Warning {
+        /// What.
+        warning: Diagnostic,
+        /// The build file.
+        file: Arc<BuildFile>,
     },
     /// It is over, and well.
     Done,

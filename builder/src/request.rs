@@ -25,7 +25,7 @@ pub struct BuildRequest {
 }
 
 /// A build file and what to call it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuildFile {
     /// As the user knows it: `Dockerfile`, `docker/prod.Dockerfile`, `-`.
     pub name: String,

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
+use kiln_frontend::dockerfile::Diagnostic;
+
 use crate::progress::{Event, EventKind, OutputStream, Progress, StepId};
+use crate::request::BuildFile;
 
 /// Hands out steps and knows the time.
 #[derive(Clone)]
@@ -35,12 +38,25 @@ impl Steps {
         step.tell(EventKind::Started { name: name.into() });
         step
     }
+
+    /// Tells what is to be known about the build file that a step loaded, which may be over by now.
+    pub fn warn(&self, step: StepId, warning: Diagnostic, file: Arc<BuildFile>) {
+        self.tell(step, EventKind::Warning { warning, file });
+    }
+
+    fn tell(&self, step: StepId, kind: EventKind) {
+        self.0.progress.event(Event { at: self.0.began.elapsed(), step, kind });
+    }
 }
 
 impl Step {
     fn tell(&self, kind: EventKind) {
-        let inner = &self.steps.0;
-        inner.progress.event(Event { at: inner.began.elapsed(), step: self.id, kind });
+        self.steps.tell(self.id, kind);
+    }
+
+    /// Returns what the step is known by.
+    pub fn id(&self) -> StepId {
+        self.id
     }
 
     /// Passes on what a command wrote.

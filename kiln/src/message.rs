@@ -148,16 +148,25 @@ pub fn draw_warnings(warnings: &[Diagnostic]) -> String {
         return text;
     }
     let plural = if warnings.len() == 1 { "" } else { "s" };
-    let _ = writeln!(text, "\n {} warning{plural} found (use `--check` to see the lines):", warnings.len());
+    let more = match warnings.iter().any(|warning| !warning.lines.is_empty()) {
+        true => " (use `--check` to see the lines)",
+        false => "",
+    };
+    let _ = writeln!(text, "\n {} warning{plural} found{more}:", warnings.len());
     for warning in warnings {
-        let line = match warning.lines.first() {
-            Some(lines) if lines.first > 0 => format!(" (line {})", lines.first),
-            _ => String::new(),
-        };
-        let rule = check::rule(warning.code).map_or(warning.code, |rule| rule.name);
-        let _ = writeln!(text, " - {rule}: {}{line}", clean_lines(&warning.text()));
+        let _ = writeln!(text, " - {}", warning_line(warning));
     }
     text
+}
+
+/// Returns a warning in one line, as BuildKit tells it: `FromAsCasing: 'as' and … do not match (line 1)`.
+pub fn warning_line(warning: &Diagnostic) -> String {
+    let line = match warning.lines.first() {
+        Some(lines) if lines.first > 0 => format!(" (line {})", lines.first),
+        _ => String::new(),
+    };
+    let rule = check::rule(warning.code).map_or(warning.code, |rule| rule.name);
+    one_line(&format!("{rule}: {}{line}", warning.text()))
 }
 
 /// The line that tools look for. What is about a build file has the words in front that they know.
@@ -251,14 +260,15 @@ mod tests {
     #[test]
     fn warnings_before_an_error_are_listed_first() {
         let warning =
-            Diagnostic::warning(Phase::Lower, "maintainer-deprecated", "Maintainer instruction is deprecated");
+            Diagnostic::warning(Phase::Lower, "maintainer-deprecated", "Maintainer instruction is deprecated")
+                .at(Lines::single(2), Span::default());
         let error = Diagnostic::error(Phase::Lower, "invalid-signal", "invalid signal: X")
             .at(Lines::single(4), Span::default());
         let error = BuildError { diagnostics: vec![warning, error], ..BuildError::input("2 errors") };
         assert_snapshot!(draw(&error, Some(&file()), false), @r#"
 
          1 warning found (use `--check` to see the lines):
-         - MaintainerDeprecated: Maintainer instruction is deprecated
+         - MaintainerDeprecated: Maintainer instruction is deprecated (line 2)
 
         docker/app.Dockerfile:4
         --------------------

@@ -27,6 +27,7 @@ mod stage;
 mod stages;
 mod syntax;
 mod targets;
+mod undeclared;
 mod workdir;
 
 use std::collections::BTreeMap;
@@ -157,6 +158,9 @@ pub struct Plan {
     pub layer_edges: Vec<Option<Edge>>,
     /// What the build checks found, in order.
     pub warnings: Vec<Diagnostic>,
+    /// A warning for each build argument that nothing declares. It is no check: no comment can skip it, and it makes no
+    /// build fail.
+    pub undeclared: Vec<Diagnostic>,
     /// What can be given to the target.
     pub outline: Outline,
     /// SOURCE_DATE_EPOCH, in seconds, when it is given.
@@ -212,6 +216,7 @@ fn plan(prepared: &Prepared<'_>, reporter: &mut Reporter) -> Result<Plan, Vec<Di
         base_history: state.base_history,
         layer_edges: state.layer_edges,
         warnings: Vec::new(),
+        undeclared: undeclared::arguments(prepared),
         outline: outline::outline(prepared, gathered),
         epoch: prepared.epoch,
     })

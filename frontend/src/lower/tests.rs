@@ -3,6 +3,7 @@
 mod graph;
 mod outline;
 mod several_errors;
+mod undeclared;
 mod vectors;
 
 use std::collections::BTreeMap;

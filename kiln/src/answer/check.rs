@@ -209,6 +209,14 @@ mod tests {
                     "line": 4
                   },
                   "end": {
+                    "line": 4
+                  }
+                },
+                {
+                  "start": {
+                    "line": 5
+                  },
+                  "end": {
                     "line": 5
                   }
                 }

@@ -10,15 +10,17 @@ pub mod targets;
 use kiln_frontend::dockerfile::Lines;
 use serde::Serialize;
 
-/// A place in the build file.
+/// A place in the build file: one range for each line, as BuildKit has it.
 #[derive(Debug, Serialize)]
-struct Location {
+pub struct Location {
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    ranges: Vec<Range>,
+    /// Its lines.
+    pub ranges: Vec<Range>,
 }
 
+/// Part of a build file.
 #[derive(Debug, Serialize)]
-struct Range {
+pub struct Range {
     start: Position,
     end: Position,
 }
@@ -30,9 +32,10 @@ struct Position {
 
 impl Location {
     /// The place of some lines; nothing for none.
-    fn of(lines: &[Lines]) -> Option<Self> {
-        let range = |lines: &Lines| Range { start: Position { line: lines.first }, end: Position { line: lines.last } };
-        (!lines.is_empty()).then(|| Self { ranges: lines.iter().map(range).collect() })
+    pub fn of(lines: &[Lines]) -> Option<Self> {
+        let range = |line| Range { start: Position { line }, end: Position { line } };
+        let each = lines.iter().flat_map(|lines| lines.first..=lines.last.max(lines.first));
+        (!lines.is_empty()).then(|| Self { ranges: each.map(range).collect() })
     }
 }
 

@@ -11,6 +11,7 @@ use kiln_frontend::lower;
 use kiln_oci::Platform;
 
 use super::call::{Call, Method};
+use crate::input::build_arg;
 use crate::input::build_file::{self, Found};
 use crate::input::context::{self, LocalContexts, Main};
 use crate::input::results::{LocalResults, write_file};
@@ -35,6 +36,9 @@ pub struct Arguments {
     /// Set a build argument; without a value it is taken from the environment
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
     build_args: Vec<String>,
+    /// Set build arguments from a file of `NAME=VALUE` lines; those of the command line win
+    #[arg(long = "build-arg-file", value_name = "FILE")]
+    build_arg_files: Vec<PathBuf>,
     /// Stop at this stage
     #[arg(long, value_name = "STAGE")]
     target: Option<String>,
@@ -253,7 +257,9 @@ impl Arguments {
         let platforms = value::platforms(&self.platforms)?;
         let options = lower::Request {
             target: self.target.clone().filter(|target| !target.is_empty()),
-            build_args: value::build_args(&self.build_args, |name| std::env::var(name).ok())?,
+            build_args: build_arg::all(&self.build_arg_files, &self.build_args, current, |name| {
+                std::env::var(name).ok()
+            })?,
             labels: value::labels(&self.labels)?,
             platform: None,
             build_platform: Platform::host(),

@@ -1,6 +1,7 @@
 //! What the user hands in, checked and turned into what the engine takes: the build file, contexts, outputs, secrets,
 //! and the values of flags.
 
+pub mod build_arg;
 pub mod build_file;
 pub mod context;
 pub mod output;

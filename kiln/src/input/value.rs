@@ -31,41 +31,6 @@ pub fn reference(text: &str) -> Result<Reference, BuildError> {
     Ok(if reference.digest.is_some() { reference } else { reference.with_default_tag() })
 }
 
-/// Reads `--build-arg`: a name without value takes it from the environment, and is left out when it is not there.
-///
-/// # Errors
-/// When the name is missing.
-pub fn build_args(
-    texts: &[String],
-    environment: impl Fn(&str) -> Option<String>,
-) -> Result<BTreeMap<String, String>, BuildError> {
-    let mut arguments = BTreeMap::new();
-    for text in texts {
-        match text.split_once('=') {
-            Some(("", _)) => {
-                return Err(BuildError::input(format!("invalid build argument `{text}`: the name is missing")));
-            }
-            None if text.is_empty() => return Err(BuildError::input("invalid build argument: it is empty")),
-            Some((name, value)) => {
-                arguments.insert(name.to_owned(), value.to_owned());
-            }
-            None => {
-                if let Some(value) = environment(text) {
-                    arguments.insert(text.clone(), value);
-                }
-            }
-        }
-    }
-    // As buildx does: a reproducible build needs no flag.
-    const EPOCH: &str = "SOURCE_DATE_EPOCH";
-    if !texts.iter().any(|text| text.split('=').next() == Some(EPOCH))
-        && let Some(epoch) = environment(EPOCH).filter(|epoch| !epoch.is_empty())
-    {
-        arguments.insert(EPOCH.to_owned(), epoch);
-    }
-    Ok(arguments)
-}
-
 /// Reads `--label`.
 ///
 /// # Errors
@@ -210,22 +175,6 @@ mod tests {
         let digest = format!("app@sha256:{}", "0".repeat(64));
         assert!(tag(&digest).is_err());
         assert_eq!(reference(&digest).unwrap().tag, None);
-    }
-
-    #[test]
-    fn build_arguments_come_from_the_flag_or_the_environment() {
-        let environment = |name: &str| match name {
-            "SET" => Some("from env".to_owned()),
-            "SOURCE_DATE_EPOCH" => Some("7".to_owned()),
-            _ => None,
-        };
-        let arguments = build_args(&texts(&["A=1", "A=2=3", "SET", "UNSET", "EMPTY="]), environment).unwrap();
-        let arguments: Vec<_> = arguments.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        assert_eq!(arguments, ["A=2=3", "EMPTY=", "SET=from env", "SOURCE_DATE_EPOCH=7"]);
-        let given = build_args(&texts(&["SOURCE_DATE_EPOCH=9"]), environment).unwrap();
-        assert_eq!(given["SOURCE_DATE_EPOCH"], "9");
-        assert!(build_args(&texts(&["=x"]), environment).is_err());
-        assert!(build_args(&texts(&[""]), environment).is_err());
     }
 
     #[test]

@@ -112,6 +112,8 @@ impl Step {
                 self.transfer(event.at, item, *current, *total, *done)
             }
             EventKind::Note { text } => self.notes.push(one_line(text)),
+            // They are listed below the frame when the build is over.
+            EventKind::Warning { .. } => {}
             EventKind::Cached => self.end(State::Cached, event.at),
             EventKind::Done => self.end(State::Done, event.at),
             EventKind::Failed { .. } => self.end(State::Failed, event.at),

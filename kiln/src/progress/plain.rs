@@ -17,6 +17,7 @@ use std::time::Duration;
 use kiln_builder::progress::{Event, EventKind, OutputStream};
 
 use super::text::{LineCutter, one_line};
+use crate::message::warning_line;
 use crate::units::{exact_bytes, seconds};
 
 /// A current step that wrote nothing for so long gives way.
@@ -67,6 +68,12 @@ impl Plain {
         let number = event.step.0;
         let step = self.steps.entry(number).or_default();
         if step.over {
+            // The build file has been read for long when its checks are through.
+            if matches!(event.kind, EventKind::Warning { .. }) {
+                step.take(event);
+                self.make_current(number, out);
+                self.flush(number, event.at, out);
+            }
             return;
         }
         if step.pending.is_empty() {
@@ -97,7 +104,7 @@ impl Plain {
     }
 
     fn may_speak(&self, number: u32, now: Duration) -> bool {
-        let Some(current) = self.current.filter(|current| *current != number) else { return true };
+        let Some(current) = self.running().filter(|current| *current != number) else { return true };
         let step = &self.steps[&number];
         if step.pending.is_empty() {
             return false;
@@ -107,11 +114,16 @@ impl Plain {
         quiet || now.saturating_sub(step.waiting) >= PATIENCE || step.pending.len() >= MOST_PENDING
     }
 
+    /// Returns the current step unless it is over.
+    fn running(&self) -> Option<u32> {
+        self.current.filter(|current| self.steps.get(current).is_some_and(|step| !step.over))
+    }
+
     fn make_current(&mut self, number: u32, out: &mut String) {
         if self.current == Some(number) {
             return;
         }
-        if let Some(old) = self.current {
+        if let Some(old) = self.running() {
             let _ = writeln!(out, "#{old} ...");
         }
         if self.something_printed {
@@ -158,6 +170,7 @@ impl Step {
                 self.pending.extend(line);
             }
             EventKind::Note { text } => self.pending.push(format!("NOTE: {}", one_line(text))),
+            EventKind::Warning { warning, .. } => self.pending.push(format!("WARN: {}", warning_line(warning))),
             EventKind::Cached => self.end("CACHED".to_owned(), age),
             EventKind::Done => self.end(format!("DONE {}", seconds(age)), age),
             EventKind::Failed { message } => self.end(format!("ERROR: {}", one_line(message)), age),
@@ -207,7 +220,11 @@ impl Step {
 #[cfg(test)]
 mod tests {
     use insta::assert_snapshot;
+    use std::sync::Arc;
+
+    use kiln_builder::BuildFile;
     use kiln_builder::progress::StepId;
+    use kiln_frontend::dockerfile::{Diagnostic, Lines, Phase, Span};
 
     use super::*;
 
@@ -314,6 +331,39 @@ mod tests {
         #2 RUN make
         #2 3.000 making
         #2 12.000 made
+        ");
+    }
+
+    #[test]
+    fn warnings_come_when_the_build_file_has_been_read_for_long() {
+        let warning = |line| EventKind::Warning {
+            warning: Diagnostic::warning(Phase::Lower, "from-as-casing", "'as' and 'FROM'\x1b[0m differ")
+                .at(Lines::single(line), Span::default()),
+            file: Arc::new(BuildFile { name: "Dockerfile".to_owned(), text: Vec::new() }),
+        };
+        let text = print(&[
+            (0, 1, started("[internal] load build definition from Dockerfile")),
+            (10, 1, EventKind::Done),
+            (20, 2, started("[internal] load metadata for x")),
+            (30, 1, warning(3)),
+            (30, 1, warning(4)),
+            (40, 2, wrote("found\n")),
+            (50, 2, EventKind::Done),
+        ]);
+        assert_snapshot!(text, @r"
+        #1 [internal] load build definition from Dockerfile
+        #1 DONE 0.0s
+
+        #2 [internal] load metadata for x
+        #2 ...
+
+        #1 [internal] load build definition from Dockerfile
+        #1 WARN: FromAsCasing: 'as' and 'FROM' differ (line 3)
+        #1 WARN: FromAsCasing: 'as' and 'FROM' differ (line 4)
+
+        #2 [internal] load metadata for x
+        #2 0.020 found
+        #2 DONE 0.0s
         ");
     }
 

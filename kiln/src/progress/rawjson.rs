@@ -12,11 +12,16 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use kiln_builder::BuildFile;
 use kiln_builder::progress::{Event, EventKind, OutputStream};
+use kiln_frontend::check;
+use kiln_frontend::dockerfile::Diagnostic;
 use kiln_oci::Digest;
 use serde_json::{Value, json};
 
+use crate::answer::Location;
 use crate::base64::encode as base64;
+use crate::message::warning_line;
 use crate::units::rfc3339;
 
 /// Turns events into JSON lines.
@@ -83,8 +88,10 @@ impl RawJson {
                 json!({"statuses": [status]})
             }
             EventKind::Note { text } => {
-                json!({"warnings": [{"vertex": vertex.digest.to_string(), "level": 1, "short": base64(text.as_bytes())}]})
+                let vertex = vertex.digest.to_string();
+                json!({"statuses": [{"id": text, "vertex": vertex, "timestamp": now, "started": now, "completed": now}]})
             }
+            EventKind::Warning { warning, file } => json!({"warnings": [warning_json(vertex, warning, file)]}),
             EventKind::Cached => vertex.over(&now, "cached", json!(true)),
             EventKind::Done => vertex.over(&now, "completed", json!(now)),
             EventKind::Failed { message } => vertex.over(&now, "error", json!(message)),
@@ -110,12 +117,39 @@ impl Vertex {
     }
 }
 
+/// A build file of more bytes is not repeated in each of its warnings.
+const LARGEST_SOURCE: usize = 64 << 10;
+
+/// Returns a warning in the shape of BuildKit's, build file and all.
+fn warning_json(vertex: &Vertex, warning: &Diagnostic, file: &BuildFile) -> Value {
+    let mut source = json!({"filename": file.name, "language": "Dockerfile"});
+    if file.text.len() <= LARGEST_SOURCE {
+        source["data"] = json!(base64(&file.text));
+    }
+    let mut value = json!({
+        "vertex": vertex.digest.to_string(), "level": 1, "short": base64(warning_line(warning).as_bytes()),
+        "sourceInfo": source,
+    });
+    if let Some(location) = Location::of(&warning.lines) {
+        value["range"] = json!(location.ranges);
+    }
+    if let Some(rule) = check::rule(warning.code) {
+        value["detail"] = json!([base64(rule.description.as_bytes())]);
+        if let Some(url) = rule.url() {
+            value["url"] = json!(url);
+        }
+    }
+    value
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::UNIX_EPOCH;
 
     use insta::assert_snapshot;
     use kiln_builder::progress::StepId;
+    use kiln_frontend::dockerfile::{Lines, Phase, Span};
 
     use super::*;
 
@@ -145,5 +179,24 @@ mod tests {
         {"vertexes":[{"completed":"1970-01-01T00:00:00.005000000Z","digest":"DIGEST","error":"no\nway","name":"[2/2] RUN make","started":"1970-01-01T00:00:00.000000000Z"}]}
         {"vertexes":[{"completed":"1970-01-01T00:00:00.006000000Z","digest":"DIGEST","error":"context canceled","name":"[2/2] RUN make","started":"1970-01-01T00:00:00.000000000Z"}]}
         "#);
+    }
+
+    #[test]
+    fn a_warning_has_the_shape_that_buildkit_gives_it() {
+        let mut json = RawJson::new(UNIX_EPOCH);
+        let warning =
+            Diagnostic::warning(Phase::Lower, "from-as-casing", "casing").at(Lines::new(2, 3), Span::default());
+        let kind = |text: &[u8]| EventKind::Warning {
+            warning: warning.clone(),
+            file: Arc::new(BuildFile { name: "app.Dockerfile".to_owned(), text: text.to_vec() }),
+        };
+        let mut print = |text: &[u8]| {
+            let text = json.event(&Event { at: Duration::ZERO, step: StepId(1), kind: kind(text) });
+            text.replace(&Digest::of("1").to_string(), "DIGEST")
+        };
+        assert_snapshot!(print(b"FROM"), @r#"
+        {"warnings":[{"detail":["VGhlICdhcycga2V5d29yZCBzaG91bGQgbWF0Y2ggdGhlIGNhc2Ugb2YgdGhlICdmcm9tJyBrZXl3b3Jk"],"level":1,"range":[{"end":{"line":2},"start":{"line":2}},{"end":{"line":3},"start":{"line":3}}],"short":"RnJvbUFzQ2FzaW5nOiBjYXNpbmcgKGxpbmUgMik=","sourceInfo":{"data":"RlJPTQ==","filename":"app.Dockerfile","language":"Dockerfile"},"url":"https://docs.docker.com/go/dockerfile/rule/from-as-casing/","vertex":"DIGEST"}]}
+        "#);
+        assert!(!print(&[b'x'; LARGEST_SOURCE + 1]).contains("\"data\""));
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::fixture::{bed, build, dockerfile, unable};
+use crate::fixture::{bed, build, busybox, dockerfile, unable};
 
 const DOCKERFILE: &str = "FROM busybox as tools\nARG VERSION=1\nFROM tools AS app\nMAINTAINER somebody\nCMD echo hi\n";
 
@@ -21,6 +21,29 @@ fn a_check_finds_what_is_probably_not_meant_and_builds_nothing() {
     let clean = build(&bed, "clean").arg("--check").run().success();
     assert!(clean.text().contains("no warnings found"), "{}", clean.text());
     assert_eq!(bed.kiln(["images", "-q"]).run().success().text(), "");
+    bed.assert_tidy();
+}
+
+#[test]
+fn a_build_tells_what_its_checks_found() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    dockerfile(&bed, "context", DOCKERFILE);
+    let told = build(&bed, "context").args(["--build-arg", "VERSOIN=2"]).run().success();
+    told.says(&[
+        "#1 WARN: FromAsCasing: 'as' and 'FROM' keywords' casing do not match (line 1)",
+        "4 warnings found (use `--check` to see the lines):",
+        " - MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label (line 4)",
+        " - undeclared-build-arg: build argument 'VERSOIN' is declared by no ARG (did you mean VERSION?)",
+    ]);
+    let raw = bed.kiln(["build", "--progress=rawjson", "--build-context", &busybox()]).arg(bed.path("context"));
+    let raw = raw.run().success().stderr;
+    let warnings: Vec<Value> =
+        raw.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()?.get("warnings").cloned()).collect();
+    assert_eq!(warnings.len(), 3, "{raw}");
+    assert_eq!(warnings[0][0]["range"][0]["start"]["line"], 1);
     bed.assert_tidy();
 }
 

@@ -33,6 +33,14 @@ fn arguments_labels_and_targets() {
     assert_eq!(image.config.config.labels["team"], "a b");
     assert_eq!(image.config.config.labels["empty"], "");
 
+    // A file of arguments gives way to the flag.
+    bed.write("args.conf", "# who it is for\nWHO=Barbara\n");
+    let file = ["--target=base", "--build-arg-file=args.conf"];
+    build(&bed, "context").args(file).args(ARCHIVE).run().success();
+    assert_eq!(Container::of(&fetch(&bed)).output(), "for Barbara\n");
+    build(&bed, "context").args(file).arg("--build-arg=WHO=Grace").args(ARCHIVE).run().success();
+    assert_eq!(Container::of(&fetch(&bed)).output(), "for Grace\n");
+
     // Without a value the argument comes from the environment.
     build(&bed, "context").args(["--target=base", "--build-arg=WHO"]).args(ARCHIVE).env("WHO", "Alan").run().success();
     assert_eq!(Container::of(&fetch(&bed)).output(), "for Alan\n");
