@@ -27,6 +27,7 @@ programs='
     ss iproute2
     git git
     cc gcc
+    ssh-agent openssh-client
     readelf binutils
     setpriv util-linux
 '

@@ -25,13 +25,25 @@ pub struct ContextRoot {
     pub ignore: Option<(String, Patterns)>,
 }
 
-/// Where secrets come from.
+/// Where secrets and ssh agents come from.
 pub trait Secrets: Send + Sync {
     /// Returns a secret, or `None` if the client has none of that name.
     ///
     /// # Errors
     /// When there is one and it cannot be read.
     fn secret(&self, id: &str) -> io::Result<Option<Vec<u8>>>;
+
+    /// Returns the agent that the client forwards under a name, if any.
+    fn agent(&self, id: &str) -> Option<Agent>;
+}
+
+/// An ssh agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// Its socket.
+    pub socket: PathBuf,
+    /// Whether every byte is passed on, rather than requests to list keys and to sign alone.
+    pub is_raw: bool,
 }
 
 /// Where results go.

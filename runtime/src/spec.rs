@@ -150,8 +150,14 @@ pub enum MountKind {
     },
     /// A socket of the host, such as one that leads to an ssh agent: nosuid, nodev.
     Socket {
-        /// The socket on the host; owner and mode are as found.
+        /// The socket on the host, which belongs to this run alone.
         path: PathBuf,
+        /// The owner it is given, as the command sees it.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+        /// Its permissions.
+        mode: u32,
     },
 }
 

@@ -1,5 +1,6 @@
 //! Commands: the sandbox's specification from the graph's, and a layer from what it changed.
 
+mod agent;
 mod cache_mount;
 mod failure;
 mod mounts;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use kiln_cache::layer;
-use kiln_frontend::graph::{Exec, Network, Security};
+use kiln_frontend::graph::{Exec, MountKind, Network, Security};
 use kiln_oci::Digest;
 use kiln_runtime::{self as runtime, Stream};
 
@@ -61,8 +62,15 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
     for (index, mount) in op.mounts.iter().enumerate() {
         let mounted = mounts::mount(solver, job, mount, scratch.path(), index)?;
         if let Some((name, value)) = mounted.env {
-            spec.env.retain(|entry| entry.split('=').next() != Some(&name));
-            spec.env.push(format!("{name}={value}"));
+            let is_named = |entry: &String| entry.split('=').next() == Some(&name);
+            match mount.kind {
+                // Only where nobody has said otherwise: the first ssh mount, or the image.
+                MountKind::Ssh { .. } if spec.env.iter().any(is_named) => {}
+                _ => {
+                    spec.env.retain(|entry| !is_named(entry));
+                    spec.env.push(format!("{name}={value}"));
+                }
+            }
         }
         spec.mounts.extend(mounted.mount);
         held.extend(mounted.held);

@@ -15,7 +15,8 @@ use crate::input::build_arg;
 use crate::input::build_file::{self, Found};
 use crate::input::context::{self, LocalContexts, Main};
 use crate::input::results::{LocalResults, write_file};
-use crate::input::secret::NamedSecrets;
+use crate::input::secret::{Lent, NamedSecrets};
+use crate::input::ssh::NamedAgents;
 use crate::input::{output, value};
 use crate::message::{self, Failure, SourceText};
 use crate::progress::{Display, Mode};
@@ -84,6 +85,9 @@ pub struct Arguments {
     /// Offer a secret to the steps that ask for it
     #[arg(long = "secret", value_name = "id=ID,src=FILE|env=NAME")]
     secrets: Vec<String>,
+    /// Forward an ssh agent, or keys, to the steps that ask for it
+    #[arg(long = "ssh", value_name = "ID[=SOCKET|KEY[,KEY]]")]
+    agents: Vec<String>,
     /// Run at most so many commands at the same time
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     jobs: Option<u32>,
@@ -137,7 +141,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let call = arguments.call()?;
     let main = context::locate(&arguments.context, &current)?;
     let named = context::named(&arguments.build_contexts, &current)?;
-    let secrets = NamedSecrets::parse(&arguments.secrets, &current)?;
+    let lent = arguments.lent(&current)?;
     let mut request = arguments.request(&current, named.values)?;
     output::check_destinations(&request.outputs, io::stdout().is_terminal())?;
     let Found { file, path } = arguments.build_file(&main, &current)?;
@@ -165,7 +169,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let display = Display::start(if arguments.print.is_some() { Mode::Quiet } else { mode });
     let client = Client {
         contexts: &contexts,
-        secrets: &secrets,
+        secrets: &lent,
         results: &LocalResults,
         progress: display.sink(),
         cancel: interrupt::cancel(),
@@ -200,6 +204,14 @@ impl Arguments {
             Some(mode) => Ok(mode),
             None => mode_of(&std::env::var("BUILDKIT_PROGRESS").unwrap_or_default()),
         }
+    }
+
+    fn lent(&self, current: &Path) -> Result<Lent, BuildError> {
+        let usual = std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from);
+        Ok(Lent {
+            secrets: NamedSecrets::parse(&self.secrets, current)?,
+            agents: NamedAgents::parse(&self.agents, usual, current)?,
+        })
     }
 
     fn call(&self) -> Result<Call, BuildError> {

@@ -6,7 +6,7 @@ use kiln_builder::{BuildError, Client};
 
 use crate::input::context::{LocalContexts, Main};
 use crate::input::results::LocalResults;
-use crate::input::secret::NamedSecrets;
+use crate::input::secret::Lent;
 use crate::interrupt;
 use crate::progress::{Display, Mode};
 
@@ -27,7 +27,7 @@ impl Transfer {
         let contexts = LocalContexts::new(Main::Empty, None, BTreeMap::new())?;
         work(&Client {
             contexts: &contexts,
-            secrets: &NamedSecrets::default(),
+            secrets: &Lent::default(),
             results: &LocalResults,
             progress: self.0.sink(),
             cancel: interrupt::cancel(),

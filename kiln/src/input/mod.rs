@@ -1,5 +1,5 @@
 //! What the user hands in, checked and turned into what the engine takes: the build file, contexts, outputs, secrets,
-//! and the values of flags.
+//! ssh agents, and the values of flags.
 
 pub mod build_arg;
 pub mod build_file;
@@ -7,4 +7,5 @@ pub mod context;
 pub mod output;
 pub mod results;
 pub mod secret;
+pub mod ssh;
 pub mod value;

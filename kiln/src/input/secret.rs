@@ -13,8 +13,10 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use kiln_builder::BuildError;
-use kiln_builder::seam::Secrets;
+use kiln_builder::seam::{Agent, Secrets};
 use kiln_frontend::dockerfile::csv;
+
+use super::ssh::NamedAgents;
 
 /// The largest secret, as with BuildKit.
 const LARGEST: u64 = 500 << 10;
@@ -51,8 +53,28 @@ impl NamedSecrets {
     }
 }
 
-impl Secrets for NamedSecrets {
+/// Everything secret that the command line lends to a build.
+#[derive(Debug, Default)]
+pub struct Lent {
+    /// `--secret`.
+    pub secrets: NamedSecrets,
+    /// `--ssh`.
+    pub agents: NamedAgents,
+}
+
+impl Secrets for Lent {
     fn secret(&self, id: &str) -> io::Result<Option<Vec<u8>>> {
+        self.secrets.get(id)
+    }
+
+    fn agent(&self, id: &str) -> Option<Agent> {
+        self.agents.get(id).cloned()
+    }
+}
+
+impl NamedSecrets {
+    /// Reads a secret; `None` if there is none of that name.
+    fn get(&self, id: &str) -> io::Result<Option<Vec<u8>>> {
         match self.0.get(id) {
             None => Ok(None),
             Some(Origin::Variable(name)) => Ok(std::env::var_os(name).map(std::os::unix::ffi::OsStringExt::into_vec)),
@@ -152,11 +174,11 @@ mod tests {
         std::fs::write(&path, b"\xffsecret\n").unwrap();
         let flag = ["id=t,src=token".to_owned(), "id=p,env=PATH".to_owned()];
         let secrets = NamedSecrets::parse(&flag, directory.path()).unwrap();
-        assert_eq!(secrets.secret("t").unwrap().unwrap(), b"\xffsecret\n");
-        assert!(secrets.secret("p").unwrap().is_some());
-        assert_eq!(secrets.secret("other").unwrap(), None);
+        assert_eq!(secrets.get("t").unwrap().unwrap(), b"\xffsecret\n");
+        assert!(secrets.get("p").unwrap().is_some());
+        assert_eq!(secrets.get("other").unwrap(), None);
         std::fs::write(&path, vec![0; LARGEST as usize + 1]).unwrap();
-        assert!(secrets.secret("t").is_err());
+        assert!(secrets.get("t").is_err());
         assert!(NamedSecrets::parse(&flag, directory.path()).is_err());
         assert!(NamedSecrets::parse(&flag, Path::new("/nowhere")).is_err());
     }

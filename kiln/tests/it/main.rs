@@ -13,4 +13,5 @@ mod interrupted;
 mod language;
 mod projects;
 mod sandbox;
+mod ssh;
 mod wrong;

@@ -1,9 +1,9 @@
 //! What mounts take their content from, opened before anything is mounted.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, fstat, openat, openat2};
 use rustix::io::Errno;
 
 use crate::error::{SetupError, reason};
@@ -67,9 +67,10 @@ fn open(index: usize, mount: &Mount, workshop: &Workshop) -> Result<Source, Setu
             Ok(Source::Existing { fd: workshop.open(&name).map_err(at)?, is_dir: false })
         }
         MountKind::Directory { path } => Ok(Source::Existing { fd: overlay::open_directory(path)?, is_dir: true }),
-        MountKind::Socket { path } => {
+        MountKind::Socket { path, uid, gid, mode } => {
             let fd = openat(CWD, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|error| missing(&path.to_string_lossy(), error))?;
+            own(&fd, (*uid, *gid), *mode).map_err(|error| at(error.into()))?;
             Ok(Source::Existing { fd, is_dir: false })
         }
         MountKind::Bind { layers, path, upper } => {
@@ -89,6 +90,12 @@ fn open(index: usize, mount: &Mount, workshop: &Workshop) -> Result<Source, Setu
             inside(&tree, path)
         }
     }
+}
+
+/// Gives what a handle refers to an owner and permissions.
+fn own(fd: &OwnedFd, (uid, gid): (u32, u32), mode: u32) -> rustix::io::Result<()> {
+    rustix::fs::chownat(fd, "", Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::EMPTY_PATH)?;
+    rustix::fs::chmod(format!("/proc/self/fd/{}", fd.as_raw_fd()), Mode::from_raw_mode(mode & 0o7777))
 }
 
 /// Mounts layers with a writable layer that nobody keeps.

@@ -109,9 +109,9 @@ fn a_socket_of_the_host_can_be_reached() {
     let Some(bed) = Bed::new() else { return };
     let path = bed.path("agent");
     let listener = UnixListener::bind(&path).expect("a socket");
-    let mut spec = bed.sh("test -S /run/buildkit/ssh_agent.0 && echo yes");
-    spec.mounts = vec![at("/run/buildkit/ssh_agent.0", false, MountKind::Socket { path })];
-    assert_eq!(bed.run(&spec).out(), "yes\n");
+    let mut spec = bed.sh("test -S /run/buildkit/ssh_agent.0 && stat -c \"%u:%g %a\" /run/buildkit/ssh_agent.0");
+    spec.mounts = vec![at("/run/buildkit/ssh_agent.0", false, MountKind::Socket { path, uid: 7, gid: 8, mode: 0o640 })];
+    assert_eq!(bed.run(&spec).out(), "7:8 640\n");
     drop(listener);
     assert_eq!(bed.changes(), [""; 0]);
 }

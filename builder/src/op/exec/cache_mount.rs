@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use kiln_cache::mount::{CacheMount, MountError, MountRequest, Sharing};
 use kiln_frontend::graph;
@@ -29,11 +28,7 @@ pub(super) struct CacheWish<'a> {
 ///
 /// # Errors
 /// When it cannot be had or filled.
-pub(super) fn cache_mount(
-    solver: &Solver,
-    job: &Job,
-    wish: &CacheWish,
-) -> Result<(Arc<CacheMount>, PathBuf), BuildError> {
+pub(super) fn cache_mount(solver: &Solver, job: &Job, wish: &CacheWish) -> Result<(CacheMount, PathBuf), BuildError> {
     let seed = wish.input.and_then(|input| job.inputs().get(input)).and_then(Option::as_ref);
     let mut base = Hasher::domain("kiln.mount-base.v1");
     match seed {
@@ -74,5 +69,5 @@ pub(super) fn cache_mount(
             error => BuildError::environment(chain(&error)),
         })?;
     let path = mount.path().to_path_buf();
-    Ok((Arc::new(mount), path))
+    Ok((mount, path))
 }

@@ -8,6 +8,7 @@ use kiln_frontend::graph::{Copy, CopyFrom, Exec, Mount, MountKind};
 use kiln_oci::{Digest, Hasher};
 use kiln_runtime as runtime;
 
+use super::agent::Forwarded;
 use super::cache_mount::{CacheWish, cache_mount};
 use super::{directory, scratch_failed};
 use crate::error::{BuildError, chain};
@@ -21,8 +22,14 @@ use crate::solver::{Job, Solver, Value};
 pub(super) struct Mounted {
     pub(super) mount: Option<runtime::Mount>,
     pub(super) env: Option<(String, String)>,
-    /// A cache mount, held until the command has ended.
-    pub(super) held: Option<Arc<CacheMount>>,
+    pub(super) held: Option<Held>,
+}
+
+/// What a command needs until it has ended.
+#[expect(dead_code, reason = "held for its end")]
+pub(super) enum Held {
+    Cache(CacheMount),
+    Agent(Forwarded),
 }
 
 /// Makes ready what a mount needs.
@@ -87,11 +94,33 @@ pub(super) fn mount(
             } else {
                 runtime::MountKind::Bind { layers: vec![path], path: source.clone(), upper: None }
             };
-            Ok(Mounted { held: Some(held), ..made(kind) })
+            Ok(Mounted { held: Some(Held::Cache(held)), ..made(kind) })
         }
-        MountKind::Ssh { .. } => Err(BuildError::input("kiln does not forward ssh agents yet")
-            .hint("use a secret, or clone beforehand and COPY")),
+        MountKind::Ssh { id, required, uid, gid, mode } => {
+            // The variable is there also where the agent is not.
+            let variable = "SSH_AUTH_SOCK";
+            let mut mounted = Mounted { env: Some((variable.to_owned(), mount.target.clone())), ..Mounted::default() };
+            let Some(agent) = solver.client.secrets.agent(id) else {
+                if *required {
+                    return Err(no_agent(id));
+                }
+                return Ok(mounted);
+            };
+            let forwarded = Forwarded::listen(&agent, scratch, &format!("agent-{index}")).map_err(|error| {
+                BuildError::environment(format!("cannot make a socket for the ssh agent `{id}`: {error}"))
+            })?;
+            let path = forwarded.path().to_owned();
+            mounted.mount = made(runtime::MountKind::Socket { path, uid: *uid, gid: *gid, mode: *mode }).mount;
+            mounted.held = Some(Held::Agent(forwarded));
+            Ok(mounted)
+        }
     }
+}
+
+fn no_agent(id: &str) -> BuildError {
+    let shown = if id == "default" { "" } else { id };
+    BuildError::input(format!("no SSH key {shown:?} forwarded from the client"))
+        .hint(format!("start an agent and pass it with `--ssh {id}`, or a key with `--ssh {id}=FILE`"))
 }
 
 /// Returns the directories of an input, lowest first. A client's directory is copied first, so
