@@ -200,7 +200,9 @@ impl Builder<'_> {
             "none" => Some(RunNetwork::None),
             "host" => Some(RunNetwork::Host),
             other => {
-                self.problem("network", format!("invalid network mode {}", go_quote(other)), word.span);
+                let message = format!("invalid network mode {}", go_quote(other));
+                let problem = Problem::instruction("network", message, word.span);
+                self.problems.push(problem.hint("use `default`, `none` or `host`"));
                 None
             }
         });
@@ -208,7 +210,9 @@ impl Builder<'_> {
             "sandbox" => Security::Sandbox,
             "insecure" => Security::Insecure,
             other => {
-                self.problem("security", format!("security {} is not valid", go_quote(other)), word.span);
+                let message = format!("security {} is not valid", go_quote(other));
+                let problem = Problem::instruction("security", message, word.span);
+                self.problems.push(problem.hint("use `sandbox` or `insecure`"));
                 Security::Sandbox
             }
         });

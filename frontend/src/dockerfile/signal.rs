@@ -1,5 +1,7 @@
 //! Signals by name or number, for STOPSIGNAL.
 
+use super::suggest;
+
 /// The text is not a signal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid signal: {0}")]
@@ -45,6 +47,13 @@ const NAMES: [(&str, i32); 34] = [
     ("XCPU", 24),
     ("XFSZ", 25),
 ];
+
+/// Returns the name of the signal that was perhaps meant.
+pub fn closest(text: &str) -> Option<String> {
+    let name = text.to_ascii_uppercase();
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    suggest::closest(name, NAMES.iter().map(|(known, _)| *known)).map(|known| format!("SIG{known}"))
+}
 
 /// Returns the number of a signal: any number but 0, or a name with or without `SIG`, in any case.
 pub fn parse(text: &str) -> Result<i64, SignalError> {

@@ -6,26 +6,37 @@ const TOO_FAR: usize = 3;
 /// Names longer than this, in bytes, are not compared.
 const MAX_NAME: usize = 256;
 
-/// Returns the candidate with the smallest edit distance to `name`, if that is below three. Of several the first one
-/// is taken; nothing is suggested for a name that is a candidate itself.
+/// Returns the candidate with the smallest edit distance to `name`, if that is below three. Of several at the same
+/// distance one with two neighbouring letters exchanged is taken (`RNU` is rather RUN than ENV), else the first; nothing
+/// is suggested for a name that is a candidate itself.
 pub fn closest<'a, S>(name: &str, candidates: impl IntoIterator<Item = &'a S>) -> Option<&'a str>
 where
     S: AsRef<str> + ?Sized + 'a,
 {
     let mut best = None;
-    let mut smallest = TOO_FAR;
+    let mut smallest = (TOO_FAR, false);
     for candidate in candidates {
         let candidate = candidate.as_ref();
         if candidate == name {
             return None;
         }
         let distance = distance(name, candidate);
-        if distance < smallest {
-            smallest = distance;
+        let rank = (distance, distance == 2 && !is_swap(name, candidate));
+        if rank < smallest {
+            smallest = rank;
             best = Some(candidate);
         }
     }
     best
+}
+
+/// Whether two texts differ in the order of two neighbouring characters only.
+fn is_swap(left: &str, right: &str) -> bool {
+    let differences: Vec<_> = left.chars().zip(right.chars()).enumerate().filter(|(_, (a, b))| a != b).collect();
+    match differences[..] {
+        [(first, (a, b)), (second, (c, d))] => second == first + 1 && (a, b) == (d, c) && left.len() == right.len(),
+        _ => false,
+    }
 }
 
 /// Returns the number of insertions, deletions and substitutions that make one text the other; 3 stands for more.
@@ -67,6 +78,14 @@ mod tests {
         assert_eq!(closest("copy", ["copx", "copy"]), None);
         assert_eq!(closest("zzzzzz", ["copy"]), None);
         assert_eq!(closest("x", ["d"]), Some("d"));
+    }
+
+    #[test]
+    fn exchanged_letters_are_nearer_than_others() {
+        assert_eq!(closest("rnu", ["env", "run"]), Some("run"));
+        assert_eq!(closest("rnu", ["ru", "run"]), Some("ru"));
+        assert_eq!(closest("abcd", ["abxy", "badc", "abdc"]), Some("abdc"));
+        assert_eq!(closest("abc", ["cba", "xyc"]), Some("cba"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::check::{
     multiple_instructions_disallowed, secrets_used_in_arg_or_env, workdir_relative_path,
 };
 use crate::dockerfile::ast::{Argument, CommandLine, Healthcheck as Written, Pairs};
-use crate::dockerfile::{Diagnostic, Lines, Word};
+use crate::dockerfile::{Diagnostic, Lines, Word, signal};
 use crate::graph::{FileAction, FileOp, Op};
 
 impl<'a> Worker<'a> {
@@ -181,7 +181,13 @@ impl<'a> Worker<'a> {
 
     pub(super) fn stopsignal(&mut self, step: Step<'_>, word: &Word) -> Result<(), Diagnostic> {
         let signal = self.word(step, word)?;
-        crate::dockerfile::signal::parse(&signal).map_err(|cause| error("invalid-signal", cause.to_string()))?;
+        signal::parse(&signal).map_err(|cause| {
+            let found = error("invalid-signal", cause.to_string());
+            match signal::closest(&signal) {
+                Some(known) => found.hint(format!("did you mean {known}?")),
+                None => found.hint("name a signal as `kill -l` does, or give its number"),
+            }
+        })?;
         self.note(format!("STOPSIGNAL {signal}"));
         self.state.config.config.stop_signal = signal;
         Ok(())

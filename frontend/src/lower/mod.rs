@@ -35,7 +35,8 @@ use std::collections::BTreeMap;
 use kiln_oci::{Digest, ImageConfig, Platform};
 
 use crate::check::{self, Reporter};
-use crate::dockerfile::{Diagnostic, File};
+use crate::dockerfile::ast::DirectiveName;
+use crate::dockerfile::{Diagnostic, File, Lines};
 use crate::dockerignore::Patterns;
 use crate::graph::{Edge, Graph};
 use assembly::Assembly;
@@ -176,8 +177,7 @@ pub struct Plan {
 pub fn lower(file: &File, request: &Request, facts: &Facts) -> Result<Lowered, Vec<Diagnostic>> {
     syntax::check(file, request).map_err(|found| vec![found])?;
     let argument = request.build_args.get("BUILDKIT_DOCKERFILE_CHECK").map(String::as_str);
-    let options =
-        check::Options::of(file, argument).map_err(|message| vec![stages::error("invalid-check-options", message)])?;
+    let options = check::Options::of(file, argument).map_err(|message| vec![wrong_options(file, argument, message)])?;
     let mut reporter = Reporter::new(options);
     check::file(file, &request.parsed, &mut reporter);
     let lowered = prepare::prepare(file, request, facts, &mut reporter).and_then(|preparation| match preparation {
@@ -192,6 +192,16 @@ pub fn lower(file: &File, request: &Request, facts: &Facts) -> Result<Lowered, V
             all.extend(errors);
             Err(all)
         }
+    }
+}
+
+/// The error about options of the checks, which stand in a build argument or else in the file.
+fn wrong_options(file: &File, argument: Option<&str>, message: String) -> Diagnostic {
+    let found = stages::error("invalid-check-options", message)
+        .hint("the options are `skip=RULE,…`, `experimental=RULE,…` and `error=true`, with `;` between them");
+    match file.directive(DirectiveName::Check) {
+        Some(directive) if argument.is_none() => found.at(Lines::single(directive.line), directive.value.span),
+        _ => found,
     }
 }
 

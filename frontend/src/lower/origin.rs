@@ -8,7 +8,7 @@ use super::context::Context;
 use super::stages::{Stages, error};
 use super::{Facts, ImageFact, ImageName, ImageQuery, Request};
 use crate::dockerfile::suggest::closest;
-use crate::dockerfile::{Diagnostic, Instruction};
+use crate::dockerfile::{Diagnostic, Instruction, InstructionKind};
 
 /// What people often mean by a name that is not found.
 const WELL_KNOWN: [&str; 7] = ["alpine", "busybox", "centos", "debian", "golang", "ubuntu", "fedora"];
@@ -57,6 +57,24 @@ impl Origin {
     }
 }
 
+/// Whether a name that stands for no stage was perhaps meant to: it looks like one, and either the instruction takes
+/// files from stages more often than from images, or there is a stage of nearly that name.
+pub(super) fn may_be_stage(name: &str, instruction: &Instruction, stages: &Stages<'_>) -> bool {
+    let is_plain = !name.contains(['/', ':', '@', '.']) && stages.names().next().is_some();
+    let is_from = matches!(instruction.kind, InstructionKind::From(_));
+    is_plain && (!is_from || nearest(name, stages).is_some())
+}
+
+/// Says that there is no such stage, and which there are.
+pub(super) fn no_such_stage(name: &str, stages: &Stages<'_>) -> String {
+    let meant = nearest(name, stages).map(|stage| format!("; did you mean `{stage}`?")).unwrap_or_default();
+    format!("no stage is named `{name}`; {}{meant}", stages.hint())
+}
+
+fn nearest<'s>(name: &str, stages: &'s Stages<'_>) -> Option<&'s str> {
+    closest(&name.to_lowercase(), stages.names().take(MAX_CANDIDATES))
+}
+
 /// The images that a round of lowering needs: known ones are checked, unknown ones collected.
 #[derive(Debug)]
 pub(super) struct Lookup<'a> {
@@ -84,9 +102,12 @@ impl<'a> Lookup<'a> {
             Some(ImageFact::Missing(cause)) => {
                 let names = stages.names().take(MAX_CANDIDATES).chain(WELL_KNOWN);
                 let suggestion = closest(written, names).map(str::to_owned);
-                let missing = error("missing-image", format!("{written}: {cause}"))
+                let mut missing = error("missing-image", format!("{written}: {cause}"))
                     .suggest(suggestion)
                     .at(instruction.lines, instruction.span);
+                if may_be_stage(written, instruction, stages) {
+                    missing = missing.hint(no_such_stage(written, stages));
+                }
                 self.errors.push(missing);
             }
             None => {

@@ -9,7 +9,7 @@ use super::arguments::{Globals, expand};
 use super::context::Context;
 use super::epoch;
 use super::onbuild::{self, Trigger};
-use super::origin::{Lookup, Origin};
+use super::origin::{self, Lookup, Origin};
 use super::reach::{Dependency, check_cycles, reachable};
 use super::stages::{Stage, Stages, error};
 use super::{Facts, ImageFact, ImageQuery, Request};
@@ -176,7 +176,13 @@ impl Prepared<'_> {
                     lookup.image(query, name, &self.stages, instruction);
                 }
             }
-            Err(found) => lookup.errors.push(found.at(instruction.lines, instruction.span)),
+            Err(found) => {
+                let found = match origin::may_be_stage(name, instruction, &self.stages) {
+                    true => found.hint(origin::no_such_stage(name, &self.stages)),
+                    false => found,
+                };
+                lookup.errors.push(found.at(instruction.lines, instruction.span));
+            }
         };
         match &head.base {
             Base::Scratch | Base::Stage(_) => {}
@@ -319,13 +325,9 @@ fn find_target(stages: &Stages<'_>, request: &Request) -> Result<usize, Diagnost
     let Some(name) = &request.target else { return Ok(stages.list.len() - 1) };
     stages.named(name).ok_or_else(|| {
         let suggestion = closest(&name.to_lowercase(), stages.names()).map(str::to_owned);
-        let known: Vec<String> = stages.names().map(|name| format!("`{name}`")).collect();
-        let found = error("missing-target", format!("target stage \"{name}\" could not be found")).suggest(suggestion);
-        if known.is_empty() {
-            found.hint("no stage of this file has a name; give one with `FROM … AS name`")
-        } else {
-            found.hint(format!("the stages of this file are {}", known.join(", ")))
-        }
+        error("missing-target", format!("target stage \"{name}\" could not be found"))
+            .suggest(suggestion)
+            .hint(stages.hint())
     })
 }
 
@@ -380,7 +382,8 @@ pub(super) fn copy_source(name: &str, stages: &Stages<'_>, escape: char) -> Resu
     if let Ok(index) = name.parse::<i64>() {
         return match usize::try_from(index) {
             Ok(index) if index < stages.list.len() => Ok(FilesFrom::Stage(index)),
-            _ => Err(error("invalid-stage-index", format!("invalid stage index {index}"))),
+            _ => Err(error("invalid-stage-index", format!("invalid stage index {index}"))
+                .hint(format!("the stages of this file are numbered from 0 to {}", stages.list.len() - 1))),
         };
     }
     Ok(mount_source(name, stages))

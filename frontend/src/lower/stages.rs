@@ -87,7 +87,21 @@ impl<'a> Stages<'a> {
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.list.iter().filter_map(|stage| stage.name.as_deref())
     }
+
+    /// Says which stages there are, for somebody who named one that there is not.
+    pub(super) fn hint(&self) -> String {
+        let shown: Vec<String> = self.names().take(MOST_NAMES).map(|name| format!("`{name}`")).collect();
+        let more = if self.names().nth(MOST_NAMES).is_some() { ", …" } else { "" };
+        match &shown[..] {
+            [] => "no stage of this file has a name; give one with `FROM … AS name`".to_owned(),
+            [only] => format!("the only stage with a name is {only}"),
+            several => format!("the stages of this file are {}{more}", several.join(", ")),
+        }
+    }
 }
+
+/// How many stages a hint names.
+const MOST_NAMES: usize = 20;
 
 impl Stage<'_> {
     /// Returns how messages call it: its name, or `stage-2`.

@@ -1,6 +1,7 @@
 //! Recorded conversions, and what the graph looks like.
 
 mod graph;
+mod hints;
 mod outline;
 mod several_errors;
 mod undeclared;
