@@ -1,12 +1,16 @@
 //! Where results go: files that appear complete or not at all, directories, and standard output.
 
 use std::fs::{File, Permissions};
-use std::io::{self, BufWriter, Read as _, Write};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::io::{self, BufWriter, Seek as _, SeekFrom, Write};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use kiln_builder::Destination;
 use kiln_builder::seam::{ResultStream, Results};
+use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
 /// Archives are written in pieces of this size.
@@ -44,6 +48,66 @@ impl Results for LocalResults {
     }
 }
 
+/// Copies `size` bytes between the positions of two files. The kernel copies, and for large files on
+/// several processors at once: one alone is bound by its memory, not by the disk.
+fn copy_in_parts(mut input: &File, output: &mut File, size: u64) -> io::Result<()> {
+    const PART: u64 = 16 << 20;
+    let (from, to) = (input.stream_position()?, output.stream_position()?);
+    output.set_len(to + size)?;
+    let (parts, next) = (size.div_ceil(PART), AtomicU64::new(0));
+    let copy = |output: &File| {
+        loop {
+            let begin = next.fetch_add(1, Ordering::Relaxed) * PART;
+            if begin >= size {
+                return Ok(());
+            }
+            copy_range(input, output, from + begin, to + begin, PART.min(size - begin))?;
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(parts.max(1) as usize);
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| copy(output))).collect();
+        let mine = copy(output);
+        let joined = others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        joined.fold(mine, io::Result::and)
+    })?;
+    input.seek(SeekFrom::Start(from + size))?;
+    output.seek(SeekFrom::Start(to + size))?;
+    Ok(())
+}
+
+/// Copies `size` bytes from one place to the other; through memory where the file systems cannot
+/// do it between them (copy_file_range(2)).
+fn copy_range(input: &File, output: &File, mut from: u64, mut to: u64, size: u64) -> io::Result<()> {
+    let end = from + size;
+    let mut by_kernel = true;
+    let mut buffer = Vec::new();
+    while from < end {
+        let missing = (end - from) as usize;
+        let copied = if by_kernel {
+            match rustix::fs::copy_file_range(input, Some(&mut from), output, Some(&mut to), missing) {
+                Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::BADF | Errno::PERM) => {
+                    by_kernel = false;
+                    continue;
+                }
+                Err(Errno::INTR) => continue,
+                other => other?,
+            }
+        } else {
+            buffer.resize(1 << 20, 0);
+            let limit = buffer.len().min(missing);
+            let count = input.read_at(&mut buffer[..limit], from)?;
+            output.write_all_at(&buffer[..count], to)?;
+            (from, to) = (from + count as u64, to + count as u64);
+            count
+        };
+        if copied == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
+}
+
 /// A file that is written beside its place and renamed when it is complete.
 struct Renamed {
     file: BufWriter<NamedTempFile>,
@@ -75,8 +139,10 @@ impl Write for Renamed {
 impl ResultStream for Renamed {
     fn copy_file(&mut self, file: &File, size: u64) -> io::Result<u64> {
         self.file.flush()?;
-        // Between two files the kernel copies.
-        io::copy(&mut file.take(size), self.file.get_mut().as_file_mut())
+        let output = self.file.get_mut().as_file_mut();
+        let size = size.min(file.metadata()?.len().saturating_sub((&mut &*file).stream_position()?));
+        copy_in_parts(file, output, size)?;
+        Ok(size)
     }
 
     fn finish(self: Box<Self>) -> io::Result<()> {
@@ -142,6 +208,26 @@ mod tests {
         drop(dropped);
         assert_eq!(std::fs::read(&path).unwrap(), b"abc");
         assert_eq!(names(directory.path()), ["out.tar"]);
+    }
+
+    #[test]
+    fn a_large_file_is_copied_in_parts_to_where_the_stream_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let content: Vec<u8> = (0..40_000_000_u32).map(|number| (number / 7) as u8).collect();
+        let from = directory.path().join("from");
+        std::fs::write(&from, &content).unwrap();
+        let mut input = File::open(&from).unwrap();
+        input.seek(SeekFrom::Start(3)).unwrap();
+        let path = directory.path().join("out.tar");
+        let mut stream = LocalResults.stream(&Destination::File(path.clone())).unwrap();
+        stream.write_all(b"before").unwrap();
+        assert_eq!(stream.copy_file(&input, 39_000_000).unwrap(), 39_000_000);
+        // There are fewer bytes than asked for.
+        assert_eq!(stream.copy_file(&input, 2_000_000).unwrap(), 999_997);
+        stream.write_all(b"after").unwrap();
+        stream.finish().unwrap();
+        let expected = [b"before", &content[3..], b"after"].concat();
+        assert!(std::fs::read(&path).unwrap() == expected);
     }
 
     #[test]
