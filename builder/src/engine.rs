@@ -16,7 +16,6 @@ use crate::export::{files, push};
 use crate::layers::Layers;
 use crate::op::content::Contents;
 use crate::plan::{self, Planned};
-use crate::progress::Progress;
 use crate::request::{BuildRequest, BuildResult, BuiltImage, Compression, Destination, Output};
 use crate::seam::{Contexts, Results, Secrets};
 use crate::solver::{Solution, Solver};
@@ -43,8 +42,8 @@ pub struct Client<'a> {
     pub secrets: &'a dyn Secrets,
     /// Where results go.
     pub results: &'a dyn Results,
-    /// Who hears about it.
-    pub progress: Arc<dyn Progress>,
+    /// What is told of it.
+    pub steps: Steps,
     /// Stops everything.
     pub cancel: Cancel,
 }
@@ -89,7 +88,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::build`], up to that point.
     pub fn plan(&self, request: &BuildRequest, client: &Client) -> Result<Plan, BuildError> {
-        let work = self.work(Steps::new(client.progress.clone()), client.cancel.clone());
+        let work = self.work(client.steps.clone(), client.cancel.clone());
         Ok(self.planned(request, &work)?.plan)
     }
 
@@ -102,7 +101,7 @@ impl Engine {
         let _lock = self.store.lock_shared().map_err(|error| environment(&error))?;
         // What a killed build left is nobody's.
         self.store.sweep().map_err(|error| environment(&error))?;
-        let steps = Steps::new(client.progress.clone());
+        let steps = client.steps.clone();
         let mut retries = 0;
         let mut changes = 0;
         loop {
@@ -173,6 +172,7 @@ impl Engine {
             store: &self.store,
             layers: work.layers.clone(),
             graph: &planned.plan.graph,
+            context: request.context.as_ref(),
             images: &planned.images,
             client,
             cancel: work.cancel.clone(),

@@ -9,7 +9,6 @@ use crate::error::BuildError;
 use crate::export::image::Image;
 use crate::export::push;
 use crate::source::image::{Images, environment};
-use crate::step::Steps;
 
 /// One line of a list of images.
 #[derive(Debug, Clone)]
@@ -143,7 +142,7 @@ impl Engine {
     /// When there is no such image, or the registry refuses.
     pub fn push(&self, name: &Reference, client: &Client) -> Result<Descriptor, BuildError> {
         let _lock = self.store.lock_shared().map_err(|error| environment(&error))?;
-        let work = self.work(Steps::new(client.progress.clone()), client.cancel.clone());
+        let work = self.work(client.steps.clone(), client.cancel.clone());
         let (_, descriptor) = self.find(&name.familiar())?;
         let details = self.details(&name.familiar(), &descriptor)?;
         let manifest = self.store.read_blob(&descriptor.digest, MAX_DOCUMENT).map_err(|error| environment(&error))?;
@@ -166,7 +165,7 @@ impl Engine {
         client: &Client,
     ) -> Result<Descriptor, BuildError> {
         let _lock = self.store.lock_shared().map_err(|error| environment(&error))?;
-        let work = self.work(Steps::new(client.progress.clone()), client.cancel.clone());
+        let work = self.work(client.steps.clone(), client.cancel.clone());
         let images = Images { store: &self.store, registry: &work.registry, pull: true };
         let query = ImageQuery {
             image: ImageName::Reference(name.to_string()),

@@ -12,6 +12,7 @@
 mod engine;
 mod error;
 mod export;
+mod fetch;
 mod images;
 mod layers;
 mod op;
@@ -25,5 +26,7 @@ mod step;
 
 pub use engine::{Client, Engine, EngineOptions};
 pub use error::{BuildError, Kind};
+pub use fetch::{ARCHIVE_HEAD, FetchedContext, Fetcher, is_archive};
 pub use images::{ImageDetails, ImageSummary, PruneOptions, Pruned};
 pub use request::{BuildFile, BuildRequest, BuildResult, BuiltImage, Compression, Destination, Output};
+pub use step::Steps;

@@ -10,6 +10,8 @@ use kiln_oci::{Descriptor, Digest, Platform, Reference};
 pub struct BuildRequest {
     /// The build file.
     pub build_file: BuildFile,
+    /// The context, where it is not a directory of the client.
+    pub context: Option<crate::FetchedContext>,
     /// Everything that shapes the graph. Its `platform` is set by the engine from `platforms`.
     pub options: lower::Request,
     /// The platforms to build for, in order; empty for this machine's.

@@ -56,6 +56,7 @@ pub mod tests {
     /// A request for these names.
     pub fn request(names: &[&str]) -> BuildRequest {
         BuildRequest {
+            context: None,
             build_file: kiln_builder::BuildFile { name: "Dockerfile".to_owned(), text: Vec::new() },
             options: kiln_frontend::lower::Request::default(),
             platforms: Vec::new(),

@@ -81,15 +81,38 @@ fn decompress(mut input: Box<dyn Read + Send>) -> io::Result<Box<dyn Read>> {
     }
     let head = magic[..have].to_vec();
     let whole = BufReader::with_capacity(128 << 10, io::Cursor::new(head.clone()).chain(input));
-    Ok(match &head[..] {
-        [0x1f, 0x8b, 0x08, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(whole)),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
-            Box::new(zstd::stream::read::Decoder::with_buffer(whole)?)
-        }
-        [b'B', b'Z', b'h', ..] => Box::new(bzip2::bufread::MultiBzDecoder::new(whole)),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => Box::new(lzma_rust2::XzReader::new(whole, true)),
-        _ => Box::new(whole),
+    Ok(match Codec::of(&head) {
+        Some(Codec::Gzip) => Box::new(flate2::bufread::MultiGzDecoder::new(whole)),
+        Some(Codec::Zstd) => Box::new(zstd::stream::read::Decoder::with_buffer(whole)?),
+        Some(Codec::Bzip2) => Box::new(bzip2::bufread::MultiBzDecoder::new(whole)),
+        Some(Codec::Xz) => Box::new(lzma_rust2::XzReader::new(whole, true)),
+        None => Box::new(whole),
     })
+}
+
+/// How something is compressed.
+enum Codec {
+    Gzip,
+    Zstd,
+    Bzip2,
+    Xz,
+}
+
+impl Codec {
+    fn of(head: &[u8]) -> Option<Self> {
+        match head {
+            [0x1f, 0x8b, 0x08, ..] => Some(Self::Gzip),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Self::Zstd),
+            [b'B', b'Z', b'h', ..] => Some(Self::Bzip2),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(Self::Xz),
+            _ => None,
+        }
+    }
+}
+
+/// Whether something that begins like this is compressed.
+pub fn is_compressed(head: &[u8]) -> bool {
+    Codec::of(head).is_some()
 }
 
 struct Extraction<'o, 'b, 'c> {

@@ -22,6 +22,7 @@ use kiln_runtime::{Cancel, Program};
 
 use crate::engine::Client;
 use crate::error::{BuildError, chain};
+use crate::fetch::FetchedContext;
 use crate::layers::Layers;
 use crate::op::content::Contents;
 use crate::source::image::Resolved;
@@ -38,6 +39,8 @@ pub struct Solver<'a> {
     pub layers: Arc<Layers>,
     /// What is to be made.
     pub graph: &'a Graph,
+    /// The main context, where it is not a directory of the client.
+    pub context: Option<&'a FetchedContext>,
     /// What the image sources are.
     pub images: &'a Resolved,
     /// Lends context files and secrets.
@@ -318,6 +321,9 @@ impl<'s> Run<'s> {
         let vertex = self.solver.graph.vertex(id);
         match &vertex.op {
             Op::Source(Source::Image { .. } | Source::OciLayout { .. }) => self.image(vertex),
+            Op::Source(Source::Local(local)) if local.name == "context" && self.solver.context.is_some() => {
+                self.solver.context.map(fetched)
+            }
             Op::Source(Source::Local(local)) => {
                 let mut hasher = Hasher::domain("kiln.local.v1");
                 hasher.digest(&self.session).field(&local.name);
@@ -456,6 +462,12 @@ fn scratch_class() -> Digest {
     Hasher::domain(SCRATCH).finish()
 }
 
+/// A context that is in the store.
+fn fetched(context: &FetchedContext) -> Solved {
+    let value = Value::Chain(context.chain().into());
+    Solved { class: context.class(), value, created: None, is_of_session: false, is_cached: true }
+}
+
 /// Stacks the inputs' layers.
 fn merge(inputs: &[Option<Solved>]) -> Solved {
     let mut layers = Vec::new();
@@ -524,8 +536,8 @@ fn fresh_class(session: &Digest, id: VertexId) -> Digest {
     hasher.finish()
 }
 
-/// The time of the build: seconds and nanoseconds.
-fn now() -> (i64, u32) {
+/// Returns the time of the build: seconds and nanoseconds.
+pub fn now() -> (i64, u32) {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     (i64::try_from(since.as_secs()).unwrap_or(0), since.subsec_nanos())
 }

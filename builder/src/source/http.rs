@@ -130,7 +130,7 @@ impl Remote<'_> {
         let mut facts = vec![("content", download.digest.to_string())];
         facts.extend(download.etag.clone().map(|etag| ("etag", etag)));
         let made = Made { key, class: file.class(&download), name: "http", facts: &facts, began };
-        let tree = self.keep(&made, || Ok(file.tree(&download)))?;
+        let tree = self.keep(&made, || self.pack(file.tree(&download)))?;
         let checksum = file.checksum_key(&download.digest);
         if self.store.class(&checksum) != Some(tree.class) {
             let created = crate::solver::nanoseconds();

@@ -1,5 +1,6 @@
 //! Where things come from: images, layouts, directories of the client, web servers, git.
 
+pub mod context;
 pub mod http;
 pub mod image;
 pub mod layout;

@@ -6,6 +6,7 @@
 //! still so: an ETag, for one.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,8 +20,9 @@ use super::image::environment;
 use crate::error::{BuildError, chain};
 use crate::layers::Layers;
 use crate::op::content::Contents;
+use crate::op::copy;
 use crate::op::file::{self, FileError};
-use crate::op::files::FileNode;
+use crate::op::files::{FileKind, FileNode};
 use crate::seam::Secrets;
 use crate::solver::nanoseconds;
 use crate::step::Step;
@@ -111,20 +113,20 @@ impl Remote<'_> {
         self.tree(&self.store.class(key)?)
     }
 
-    /// Makes a layer of files, unless there is one of the class, and remembers how it was come by.
+    /// Makes a layer with `pack`, unless there is one of the class, and remembers how it was come by.
     ///
     /// # Errors
     /// When a file cannot be read or the store not be written.
     pub fn keep(
         &self,
         made: &Made,
-        files: impl FnOnce() -> Result<FileNode, BuildError>,
+        pack: impl FnOnce() -> Result<Packed, BuildError>,
     ) -> Result<RemoteTree, BuildError> {
         let tree = self.tree(&made.class);
         let (chain, size) = match &tree {
             Some(tree) => (tree.chain.clone(), 0),
             None => {
-                let packed = self.pack(files()?)?;
+                let packed = pack()?;
                 (vec![packed.diff_id], packed.size)
             }
         };
@@ -156,7 +158,11 @@ impl Remote<'_> {
         Ok(RemoteTree { class: made.class, chain, is_cached: false })
     }
 
-    fn pack(&self, files: FileNode) -> Result<Packed, BuildError> {
+    /// Makes a layer of files.
+    ///
+    /// # Errors
+    /// When a file cannot be read or the store not be written.
+    pub fn pack(&self, files: FileNode) -> Result<Packed, BuildError> {
         let source = file::Source::Files(Arc::new(files));
         file::directory_of(self.store, &source, self.contents).map_err(|error| match &error {
             FileError::Layer(error) => crate::layers::failed(error),
@@ -197,4 +203,30 @@ pub fn check_address(address: &str) -> Result<(), BuildError> {
         Some(c) => Err(BuildError::input(format!("the address {address:?} has the character {c:?} in it"))
             .hint("write blanks in addresses as `%20`")),
     }
+}
+
+/// Reads a regular file of a tree, resolving symlinks inside the tree; `None` when there is none.
+///
+/// # Errors
+/// When it is larger than `limit` or cannot be read.
+pub fn read_file(
+    layers: &Layers,
+    contents: &Contents,
+    tree: &RemoteTree,
+    path: &str,
+    limit: u64,
+) -> Result<Option<Vec<u8>>, BuildError> {
+    let files = layers.files(&tree.chain)?;
+    let names = crate::op::files::components(path.as_bytes());
+    let physical = copy::resolve(&files, &names, true).map_err(|error| BuildError::input(error.to_string()))?;
+    let Some(node) = files.get(&physical).filter(|node| node.meta.kind == FileKind::Regular) else {
+        return Ok(None);
+    };
+    if node.meta.size > limit {
+        return Err(BuildError::input(format!("`{path}` is larger than {limit} bytes")));
+    }
+    let mut bytes = Vec::new();
+    let failed = |error| BuildError::environment(format!("cannot read `{path}`: {error}"));
+    contents.read(&node.origin).map_err(failed)?.take(limit).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(Some(bytes))
 }

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use kiln_builder::{BuildError, BuildRequest, BuildResult, Client, Output};
+use kiln_builder::{BuildError, BuildRequest, BuildResult, Client, Output, Steps};
 use kiln_frontend::dockerfile::csv;
 use kiln_frontend::lower;
 use kiln_oci::Platform;
 
 use super::call::{Call, Method};
 use crate::input::build_arg;
-use crate::input::build_file::{self, Found};
-use crate::input::context::{self, LocalContexts, Main};
+use crate::input::context::{self, LocalContexts};
+use crate::input::origin::{self, Origin};
 use crate::input::results::{LocalResults, write_file};
 use crate::input::secret::{Lent, NamedSecrets};
 use crate::input::ssh::NamedAgents;
@@ -25,13 +25,13 @@ use crate::{interrupt, metadata, state, summary};
 /// The arguments of `kiln build`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The context directory, or `-` for none and the Dockerfile on standard input
+    /// The context: a directory, a git or http URL, or `-` for an archive or a Dockerfile on standard input
     #[arg(value_name = "PATH")]
     context: String,
     /// Name the image, as `NAME[:TAG]`; may be given several times
     #[arg(short, long = "tag", value_name = "NAME")]
     tags: Vec<String>,
-    /// Read this build file, from the current directory, or `-` for standard input [default: PATH/Dockerfile]
+    /// Read this build file: a path from the current directory, a URL, or `-` for standard input [default: PATH/Dockerfile]
     #[arg(short, long, value_name = "FILE")]
     file: Option<String>,
     /// Set a build argument; without a value it is taken from the environment
@@ -55,7 +55,7 @@ pub struct Arguments {
     /// Ask the registries again what the tags of base images point to
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t, hide_default_value = true, hide_possible_values = true, action = clap::ArgAction::Set, value_name = "BOOL")]
     pull: bool,
-    /// Add or replace a context: a directory, `docker-image://NAME`, `oci-layout://PATH`
+    /// Add or replace a context: a directory, a URL, `docker-image://NAME`, `oci-layout://PATH`
     #[arg(long = "build-context", value_name = "NAME=VALUE")]
     build_contexts: Vec<String>,
     /// Say what to make: a directory, `-` for a tar stream, or `type=TYPE,key=value,…`
@@ -139,16 +139,22 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mode = arguments.mode()?;
     arguments.refuse_attestations()?;
     let call = arguments.call()?;
-    let main = context::locate(&arguments.context, &current)?;
+    let place = origin::locate(&arguments.context, &current)?;
     let named = context::named(&arguments.build_contexts, &current)?;
     let lent = arguments.lent(&current)?;
     let mut request = arguments.request(&current, named.values)?;
     output::check_destinations(&request.outputs, io::stdout().is_terminal())?;
-    let Found { file, path } = arguments.build_file(&main, &current)?;
+    let engine = state::open()?;
+    let display = Display::start(if arguments.print.is_some() { Mode::Quiet } else { mode });
+    let (steps, cancel) = (Steps::new(display.sink()), interrupt::cancel());
+    let fetcher = engine.fetcher(&steps, &lent, &cancel);
+    let Origin { file, path, main, context } = origin::find(place, arguments.file.as_deref(), &current, &fetcher)?;
+    drop(fetcher);
     let source = SourceText { name: file.name.clone(), text: String::from_utf8_lossy(&file.text).into_owned() };
     let failed = |error: BuildError| Failure::Error { error, file: Some(source.clone()) };
     request.options.filename.clone_from(&file.name);
     request.build_file = file;
+    request.context = context;
     let contexts = LocalContexts::new(main, path.as_deref(), named.directories)?;
     if request.build_file.text.is_empty() {
         return Err(failed(
@@ -165,15 +171,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         let _ = std::fs::remove_file(path);
     }
 
-    let engine = state::open()?;
-    let display = Display::start(if arguments.print.is_some() { Mode::Quiet } else { mode });
-    let client = Client {
-        contexts: &contexts,
-        secrets: &lent,
-        results: &LocalResults,
-        progress: display.sink(),
-        cancel: interrupt::cancel(),
-    };
+    let client = Client { contexts: &contexts, secrets: &lent, results: &LocalResults, steps, cancel };
     if call.method != Method::Build {
         let answered = call.run(&engine, request, &client, &source);
         drop(client);
@@ -231,21 +229,7 @@ impl Arguments {
         Ok(())
     }
 
-    fn build_file(&self, main: &Main, current: &Path) -> Result<Found, BuildError> {
-        match (main, self.file.as_deref()) {
-            (Main::Directory(context), file) => build_file::find(file, context, current),
-            (Main::Empty, None) => Ok(Found { file: build_file::from_stdin()?, path: None }),
-            (Main::Empty, Some("-")) => {
-                Err(BuildError::input("invalid argument: can't use stdin for both build context and dockerfile"))
-            }
-            (Main::Empty, Some(_)) => {
-                Err(BuildError::input("with `-f FILE` the context `-` would be an archive, which kiln cannot take yet")
-                    .hint("name a directory instead of `-`"))
-            }
-        }
-    }
-
-    /// Everything but the build file.
+    /// Everything but the build file and the context.
     fn request(
         &self,
         current: &Path,
@@ -287,6 +271,7 @@ impl Arguments {
         };
         Ok(BuildRequest {
             build_file: kiln_builder::BuildFile { name: String::new(), text: Vec::new() },
+            context: None,
             options,
             platforms,
             names,
@@ -434,12 +419,5 @@ mod tests {
     fn attestations_can_only_be_declined() {
         assert!(read(&["--provenance=false", "--sbom=0", "."]).refuse_attestations().is_ok());
         assert!(read(&["--provenance=mode=max", "."]).refuse_attestations().is_err());
-    }
-
-    #[test]
-    fn standard_input_can_only_be_one_thing() {
-        let error = read(&["-f", "-", "-"]).build_file(&Main::Empty, Path::new("/")).unwrap_err();
-        assert!(error.message.contains("can't use stdin for both"));
-        assert!(read(&["-f", "x", "-"]).build_file(&Main::Empty, Path::new("/")).is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kiln_builder::{BuildError, Client};
+use kiln_builder::{BuildError, Client, Steps};
 
 use crate::input::context::{LocalContexts, Main};
 use crate::input::results::LocalResults;
@@ -29,7 +29,7 @@ impl Transfer {
             contexts: &contexts,
             secrets: &Lent::default(),
             results: &LocalResults,
-            progress: self.0.sink(),
+            steps: Steps::new(self.0.sink()),
             cancel: interrupt::cancel(),
         })
     }

@@ -7,13 +7,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use kiln_builder::{BuildError, BuildFile};
+use kiln_builder::{ARCHIVE_HEAD, BuildError, BuildFile, is_archive};
 
 /// The names that are tried when none is given.
-const NAMES: [&str; 3] = ["Dockerfile", "dockerfile", "Containerfile"];
+pub const NAMES: [&str; 3] = ["Dockerfile", "dockerfile", "Containerfile"];
 
 /// A build file is no larger.
-const LARGEST: u64 = 16 << 20;
+pub const LARGEST: u64 = 16 << 20;
 
 /// So many entries of a directory are looked at for a hint.
 const MOST_ENTRIES: usize = 500;
@@ -71,21 +71,21 @@ pub fn find(name: Option<&str>, context: &Path, current: &Path) -> Result<Found,
 /// # Errors
 /// When it cannot be read, is too large, or is an archive.
 pub fn from_stdin() -> Result<BuildFile, BuildError> {
-    let text = limited(io::stdin().lock()).map_err(|error| unreadable("-", &error))?;
-    refuse_archive(&text)?;
-    Ok(BuildFile { name: "-".to_owned(), text })
+    let file = from_reader(io::stdin().lock())?;
+    if is_archive(&file.text[..file.text.len().min(ARCHIVE_HEAD)]) {
+        return Err(BuildError::input("standard input is an archive, and a build file is text")
+            .hint("a context that is an archive is given as `-` in the place of the directory, without `-f -`"));
+    }
+    Ok(file)
 }
 
-fn refuse_archive(bytes: &[u8]) -> Result<(), BuildError> {
-    let tar = bytes.get(257..262) == Some(b"ustar");
-    let compressed = [b"\x1f\x8b".as_slice(), b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"]
-        .iter()
-        .any(|magic| bytes.starts_with(magic));
-    if !tar && !compressed {
-        return Ok(());
-    }
-    Err(BuildError::input("standard input is an archive, and kiln cannot take a context from an archive yet")
-        .hint("unpack it into a directory and name that"))
+/// Reads a build file that somebody else has begun to read.
+///
+/// # Errors
+/// When it cannot be read or is too large.
+pub fn from_reader(reader: impl Read) -> Result<BuildFile, BuildError> {
+    let text = limited(reader).map_err(|error| unreadable("-", &error))?;
+    Ok(BuildFile { name: "-".to_owned(), text })
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -223,14 +223,5 @@ mod tests {
         assert_eq!(hint(&["Dockerfile"]), "did you mean -f `HERE/Dockerfile`?");
         assert!(hint(&["context/Dockerfile.a", "context/Dockerfile.b"]).starts_with("name it with `-f`; nearby are"));
         assert!(hint(&["x"]).contains("no build file in or near"));
-    }
-
-    #[test]
-    fn archives_are_not_build_files() {
-        let mut tar = vec![0; 512];
-        tar[257..262].copy_from_slice(b"ustar");
-        assert!(refuse_archive(&tar).is_err());
-        assert!(refuse_archive(b"\x1f\x8b\x08").is_err());
-        assert!(refuse_archive(b"FROM scratch\n").is_ok());
     }
 }

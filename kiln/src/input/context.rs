@@ -24,44 +24,13 @@ const IGNORE_FILE: &str = ".dockerignore";
 /// An ignore file is no larger.
 const LARGEST: u64 = 16 << 20;
 
-/// What stands for the context on the command line.
+/// The directory of the main context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Main {
-    /// A directory.
+    /// It is one.
     Directory(PathBuf),
-    /// `-`: nothing but a build file on standard input.
+    /// There is none: nothing but a build file on standard input, or a context that the engine has fetched.
     Empty,
-}
-
-/// Looks at the PATH argument. Relative paths are taken from `current`.
-///
-/// # Errors
-/// When it is not a directory, or is something that kiln cannot take yet.
-pub fn locate(text: &str, current: &Path) -> Result<Main, BuildError> {
-    if text == "-" {
-        return Ok(Main::Empty);
-    }
-    let path = current.join(text);
-    match std::fs::metadata(&path) {
-        Ok(found) if found.is_dir() => Ok(Main::Directory(path)),
-        Ok(_) => Err(BuildError::input(format!(
-            "unable to prepare context: `{text}` is a file, and a context is a directory"
-        ))
-        .hint(format!("if it is the build file: `kiln build -f {text} DIRECTORY`"))),
-        Err(_) if is_remote(text) => {
-            Err(BuildError::input(format!("unable to prepare context: kiln cannot fetch a context from `{text}` yet"))
-                .hint("clone or download it, and name the directory"))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let error = BuildError::input(format!("unable to prepare context: path \"{text}\" not found"));
-            Err(error.hint("the last argument is the context directory, often `.`"))
-        }
-        Err(error) => Err(BuildError::input(format!("unable to prepare context: cannot read `{text}`: {error}"))),
-    }
-}
-
-fn is_remote(text: &str) -> bool {
-    ["http://", "https://", "git://", "ssh://", "git@", "github.com/"].iter().any(|start| text.starts_with(start))
 }
 
 /// The contexts that the command line names.
@@ -195,7 +164,7 @@ fn in_file(name: &str, error: &io::Error) -> io::Error {
 /// The named contexts of the command line.
 #[derive(Debug, Default)]
 pub struct Named {
-    /// Name → what the engine is told: `docker-image://…`, `oci-layout://…`, `local:NAME`.
+    /// Name → what the engine is told: `docker-image://…`, `oci-layout://…`, a URL, `local:NAME`.
     pub values: BTreeMap<String, String>,
     /// The directories behind `local:NAME`.
     pub directories: BTreeMap<String, PathBuf>,
@@ -222,16 +191,21 @@ pub fn named(texts: &[String], current: &Path) -> Result<Named, BuildError> {
             }
             let path = path.to_str().ok_or_else(|| wrong("the path is not UTF-8".to_owned()))?;
             format!("oci-layout://{path}{rest}")
-        } else if value.starts_with("docker-image://") {
+        } else if value.starts_with("docker-image://") || is_fetched(value) {
             value.to_owned()
-        } else if is_remote(value) {
-            return Err(wrong("kiln cannot fetch a context yet".to_owned())
-                .hint("clone or download it, and name the directory"));
         } else {
             let path = current.join(value);
-            if !path.is_dir() {
-                return Err(wrong(format!("`{}` is not a directory", path.display()))
-                    .hint("an image is written `docker-image://NAME`, a layout `oci-layout://PATH`"));
+            let wrong = |why: &str| {
+                BuildError::input(format!("failed to get build context {name}: stat {value}: {why}"))
+                    .hint("an image is written `docker-image://NAME`, a layout `oci-layout://PATH`")
+            };
+            match std::fs::metadata(&path) {
+                Ok(found) if found.is_dir() => {}
+                Ok(_) => return Err(wrong("not a directory")),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(wrong("no such file or directory"));
+                }
+                Err(error) => return Err(wrong(&error.to_string())),
             }
             named.directories.insert(name.to_owned(), path);
             format!("local:{name}")
@@ -249,6 +223,11 @@ fn context_name(name: &str) -> Result<(), BuildError> {
         Err(error) => Err(BuildError::input(format!("invalid context name {name}: {error}"))
             .hint("a context is named like an image: in small letters, perhaps with a tag")),
     }
+}
+
+/// Whether a named context is brought by the engine.
+fn is_fetched(value: &str) -> bool {
+    super::origin::is_url(value) || value.starts_with("git://") || value.starts_with("git@")
 }
 
 /// Splits `path[:tag][@digest]` behind the path.
@@ -296,21 +275,9 @@ mod tests {
             refused.message,
             "invalid context name EXTRA: invalid reference format: repository name (library/EXTRA) must be lowercase"
         );
-        for wrong in ["a", "a=", "=b", "a=nowhere", "a=oci-layout://nowhere", "a=https://example.com/x.git"] {
+        for wrong in ["a", "a=", "=b", "a=nowhere", "a=oci-layout://nowhere", "a=file:///etc"] {
             assert!(super::named(&[wrong.to_owned()], here.path()).is_err(), "{wrong:?}");
         }
-    }
-
-    #[test]
-    fn what_is_not_a_directory_is_refused_with_a_reason() {
-        let here = tempfile::tempdir().unwrap();
-        std::fs::write(here.path().join("f"), "").unwrap();
-        let message = |text: &str| locate(text, here.path()).unwrap_err().message;
-        assert!(message("f").contains("`f` is a file"));
-        assert!(message("nope").ends_with("path \"nope\" not found"));
-        assert!(message("https://example.com/repo.git").contains("cannot fetch"));
-        assert_eq!(locate("-", here.path()).unwrap(), Main::Empty);
-        assert_eq!(locate(".", here.path()).unwrap(), Main::Directory(here.path().join(".")));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 pub mod build_arg;
 pub mod build_file;
 pub mod context;
+pub mod origin;
 pub mod output;
 pub mod results;
 pub mod secret;

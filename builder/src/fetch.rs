@@ -1,0 +1,125 @@
+//! Contexts and build files that have to be fetched before a build can begin.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use kiln_oci::Digest;
+use kiln_runtime::Cancel;
+
+use crate::engine::{Engine, Work};
+use crate::error::BuildError;
+use crate::op::content::Contents;
+use crate::seam::Secrets;
+use crate::source::context::DOWNLOAD;
+use crate::source::image::environment;
+use crate::source::remote::{Remote, RemoteTree, read_file};
+use crate::step::{Step, Steps};
+
+pub use crate::source::context::{HEAD as ARCHIVE_HEAD, is_archive};
+
+/// Fetches, before the build that needs it.
+pub struct Fetcher<'a> {
+    engine: &'a Engine,
+    secrets: &'a dyn Secrets,
+    work: Work,
+    contents: Contents,
+}
+
+/// A context that the store has, to be built from instead of a directory of the client.
+///
+/// No prune runs while it lives.
+#[derive(Debug, Clone)]
+pub struct FetchedContext {
+    tree: RemoteTree,
+    /// The one file is not part of a context, but the build file itself.
+    is_build_file: bool,
+    _lock: Arc<kiln_cache::StoreLock>,
+}
+
+impl FetchedContext {
+    /// What is in it, as a key.
+    pub(crate) fn class(&self) -> Digest {
+        self.tree.class
+    }
+
+    /// Its layers.
+    pub(crate) fn chain(&self) -> &[Digest] {
+        &self.tree.chain
+    }
+}
+
+impl Engine {
+    /// Returns what fetches contexts, telling `steps` of it.
+    pub fn fetcher<'a>(&'a self, steps: &Steps, secrets: &'a dyn Secrets, cancel: &Cancel) -> Fetcher<'a> {
+        let work = self.work(steps.clone(), cancel.clone());
+        let contents = Contents::new(work.layers.clone(), self.store.clone());
+        Fetcher { engine: self, secrets, work, contents }
+    }
+}
+
+impl Fetcher<'_> {
+    /// Makes a context of an archive.
+    ///
+    /// # Errors
+    /// When it cannot be read or unpacked.
+    pub fn archive(&self, stream: &mut dyn Read) -> Result<FetchedContext, BuildError> {
+        self.context("[internal] load remote build context", |remote| Ok((remote.archive(stream)?, false)))
+    }
+
+    /// Downloads a context: an archive, or nothing but a build file.
+    ///
+    /// # Errors
+    /// When it cannot be had or unpacked.
+    pub fn http(&self, url: &str) -> Result<FetchedContext, BuildError> {
+        self.context("[internal] load remote build context", |remote| {
+            let (tree, is_archive) = remote.http_context(url)?;
+            Ok((tree, !is_archive))
+        })
+    }
+
+    /// Downloads a build file of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub fn build_file(&self, url: &str, limit: u64) -> Result<Vec<u8>, BuildError> {
+        let _lock = self.engine.store.lock_shared().map_err(|error| environment(&error))?;
+        let step = self.work.steps.start("[internal] load remote build file");
+        let text = self.remote(&step).http_text(url, limit);
+        step.end(text)
+    }
+
+    /// Reads a file of a context; without a name, the build file that the context itself is.
+    /// `None` when there is none.
+    ///
+    /// # Errors
+    /// When it is larger than `limit`, or cannot be read.
+    pub fn read(&self, context: &FetchedContext, name: &str, limit: u64) -> Result<Option<Vec<u8>>, BuildError> {
+        let name = if context.is_build_file { DOWNLOAD } else { name };
+        read_file(&self.work.layers, &self.contents, &context.tree, name, limit)
+    }
+
+    fn context(
+        &self,
+        name: &str,
+        fetch: impl FnOnce(&Remote) -> Result<(RemoteTree, bool), BuildError>,
+    ) -> Result<FetchedContext, BuildError> {
+        let lock = self.engine.store.lock_shared().map_err(|error| environment(&error))?;
+        self.engine.store.sweep().map_err(|error| environment(&error))?;
+        let step = self.work.steps.start(name);
+        let fetched = fetch(&self.remote(&step));
+        let (tree, is_build_file) = step.end(fetched)?;
+        Ok(FetchedContext { tree, is_build_file, _lock: Arc::new(lock) })
+    }
+
+    fn remote<'r>(&'r self, step: &'r Step) -> Remote<'r> {
+        Remote {
+            store: &self.engine.store,
+            layers: &self.work.layers,
+            contents: &self.contents,
+            registry: &self.work.registry,
+            secrets: self.secrets,
+            cancel: &self.work.cancel,
+            step,
+        }
+    }
+}
