@@ -9,6 +9,7 @@ use kiln_oci::{Digest, Platform};
 use kiln_registry_client::{Client as Registry, Credentials, Options};
 use kiln_runtime::{Cancel, Program};
 
+use crate::entitlement;
 use crate::error::{BuildError, Kind, chain};
 use crate::export::archive::{self, Archive, DirectorySink, TarSink, write_failed};
 use crate::export::image::{self, Image};
@@ -165,6 +166,7 @@ impl Engine {
         work: &Work,
         planned: Planned,
     ) -> Result<BuildResult, BuildError> {
+        entitlement::check(&planned.plan, &request.allowed)?;
         warn(request, &planned, &work.steps);
         let compression = wanted_compression(request);
         let epoch = planned.plan.epoch;

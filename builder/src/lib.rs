@@ -10,6 +10,7 @@
 //! go) and [`progress::Progress`].
 
 mod engine;
+mod entitlement;
 mod error;
 mod export;
 mod fetch;
@@ -25,6 +26,7 @@ mod source;
 mod step;
 
 pub use engine::{Client, Engine, EngineOptions};
+pub use entitlement::Entitlement;
 pub use error::{BuildError, Kind};
 pub use fetch::{ARCHIVE_HEAD, FetchedContext, Fetcher, is_archive};
 pub use images::{ImageDetails, ImageSummary, PruneOptions, Pruned};

@@ -1,9 +1,12 @@
 //! What a client asks of the engine.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use kiln_frontend::lower;
 use kiln_oci::{Descriptor, Digest, Platform, Reference};
+
+use crate::entitlement::Entitlement;
 
 /// One build.
 #[derive(Debug, Clone)]
@@ -22,6 +25,8 @@ pub struct BuildRequest {
     pub outputs: Vec<Output>,
     /// Ask the registries again what the tags of base images point to.
     pub pull: bool,
+    /// What the build file may do beyond the ordinary.
+    pub allowed: BTreeSet<Entitlement>,
     /// How many commands may run at the same time; `None` for as many as are ready.
     pub jobs: Option<usize>,
 }

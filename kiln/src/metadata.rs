@@ -63,6 +63,7 @@ pub mod tests {
             names: names.iter().map(|name| crate::input::value::tag(name).unwrap()).collect(),
             outputs: Vec::new(),
             pull: false,
+            allowed: Default::default(),
             jobs: None,
         }
     }

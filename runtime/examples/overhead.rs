@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let mut spec = Spec::new(root, ["/bin/true"]);
             spec.network = network;
             let start = Instant::now();
-            let outcome = run(&program, &spec, &mut |_, _| {}, &Cancel::new())?;
+            let outcome = run(&program, &spec, &mut |_| {}, &Cancel::new())?;
             sandboxed.push(start.elapsed());
             if !outcome.is_success() {
                 return Err(format!("it ended with {outcome:?}").into());

@@ -18,10 +18,11 @@
 //! meanwhile (`lowers`). Everything in them is hostile: paths are only ever resolved component by component or by the kernel
 //! inside that root. This is the only crate with `unsafe`, all of it in `sys`.
 //!
-//! Known limits: device nodes that a command makes can be kept in a layer but not be opened, because without a device
-//! cgroup the root and all mounts are `nodev` (insecure mode excepted).
+//! Device nodes: the command's cgroup lets it open the ordinary ones only, whoever made the node. Where no cgroup can be had,
+//! all mounts are `nodev` instead: nodes can be made and kept in a layer, but not be opened.
 
 mod cancel;
+mod cgroup;
 mod error;
 mod hosts;
 pub mod init;
@@ -39,5 +40,5 @@ pub use cancel::Cancel;
 pub use error::{RunError, SetupError};
 pub use interrupt::on_interrupt;
 pub use program::Program;
-pub use run::{Outcome, Stream, run};
-pub use spec::{Limit, Mount, MountKind, Network, Rlimit, Root, SecretBytes, Security, Spec};
+pub use run::{Event, Outcome, Stream, run};
+pub use spec::{Limit, Mount, MountKind, Network, Resources, Rlimit, Root, SecretBytes, Security, Spec};

@@ -38,17 +38,29 @@ pub enum Stream {
     Stderr,
 }
 
+/// What is heard of a command while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// It wrote something.
+    Output(Stream, &'a [u8]),
+    /// The host refused something that was asked for, and the command runs without it.
+    Warning(&'a str),
+}
+
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// It exited with this code.
     Exited(i32),
-    /// A signal ended it, or one ended its most important child (code 137) and the kernel was out of memory.
+    /// A signal ended it.
     Killed {
         /// The signal.
         signal: i32,
-        /// Whether the kernel's out-of-memory killer struck meanwhile.
-        oom: bool,
+    },
+    /// It failed, and the kernel had killed it or one of its children for want of memory.
+    OutOfMemory {
+        /// The exit code, as of [`Outcome::code`].
+        code: i32,
     },
 }
 
@@ -56,8 +68,8 @@ impl Outcome {
     /// Returns the exit code as a shell would give it: 128 and the signal's number for a signal.
     pub fn code(self) -> i32 {
         match self {
-            Self::Exited(code) => code,
-            Self::Killed { signal, .. } => 128 + signal,
+            Self::Exited(code) | Self::OutOfMemory { code } => code,
+            Self::Killed { signal } => 128 + signal,
         }
     }
 
@@ -67,14 +79,14 @@ impl Outcome {
     }
 }
 
-/// Runs the command of `spec` and waits for its end, passing its output on as it comes.
+/// Runs the command of `spec` and waits for its end, telling the listener what it writes as it comes.
 ///
 /// When this returns, every process of the command is gone, nothing is mounted, and `upper` holds the changes. After an
 /// error it may hold part of them. Must be called where it may block; several may run at once in different threads.
 pub fn run(
     program: &Program,
     spec: &Spec,
-    output: &mut dyn FnMut(Stream, &[u8]),
+    listener: &mut dyn FnMut(Event<'_>),
     cancel: &Cancel,
 ) -> Result<Outcome, RunError> {
     if cancel.is_cancelled() {
@@ -85,7 +97,7 @@ pub fn run(
     let sent = wire::send(Quiet(&helper.socket), &plan);
     drop(plan);
     let mut ended = Ended::default();
-    let watched = helper.watch(&mut ended, output, cancel);
+    let watched = helper.watch(&mut ended, listener, cancel);
     helper.finish();
     stub::remove(&spec.root.upper, &ended.stubs);
     stub::sweep(&spec.root.work);
@@ -155,16 +167,16 @@ impl Ended {
     fn hear(&mut self, message: Message) {
         match message {
             Message::Stub(stub) => self.stubs.push(stub),
-            Message::Warning(text) => tracing::warn!("{text}"),
+            // Passed on at once.
+            Message::Warning(_) => {}
             Message::Failed(error) => self.failure = Some(error),
             Message::Ended { code, signal, oom } => {
-                const KILL: i32 = 9;
-                self.outcome = Some(match (code, signal) {
-                    (Some(code), _) if oom && code == 128 + KILL => Outcome::Killed { signal: KILL, oom },
+                let outcome = match (code, signal) {
                     (Some(code), _) => Outcome::Exited(code),
-                    (None, Some(signal)) => Outcome::Killed { signal, oom: oom && signal == KILL },
+                    (None, Some(signal)) => Outcome::Killed { signal },
                     (None, None) => Outcome::Exited(255),
-                });
+                };
+                self.outcome = Some(if oom { Outcome::OutOfMemory { code: outcome.code() } } else { outcome });
             }
         }
     }
@@ -194,7 +206,7 @@ impl Helper {
         Ok(Self { child, socket: ours, is_finished: false })
     }
 
-    fn watch(&mut self, ended: &mut Ended, output: &mut dyn FnMut(Stream, &[u8]), cancel: &Cancel) -> io::Result<()> {
+    fn watch(&mut self, ended: &mut Ended, listener: &mut dyn FnMut(Event<'_>), cancel: &Cancel) -> io::Result<()> {
         let mut stdout = self.child.stdout.take().map(OwnedFd::from);
         let mut stderr = self.child.stderr.take().map(OwnedFd::from);
         let mut inbox = Inbox::default();
@@ -229,10 +241,10 @@ impl Helper {
                 timeout,
             )?;
             if ready[0] {
-                pass(&mut stdout, &mut buffer, |bytes| output(Stream::Stdout, bytes))?;
+                pass(&mut stdout, &mut buffer, |bytes| listener(Event::Output(Stream::Stdout, bytes)))?;
             }
             if ready[1] {
-                pass(&mut stderr, &mut buffer, |bytes| output(Stream::Stderr, bytes))?;
+                pass(&mut stderr, &mut buffer, |bytes| listener(Event::Output(Stream::Stderr, bytes)))?;
             }
             if ready[2] {
                 match rustix::io::read(&self.socket, &mut buffer[..]) {
@@ -244,7 +256,10 @@ impl Helper {
                     Ok(n) => {
                         inbox.push(&buffer[..n]);
                         while let Some(message) = inbox.next()? {
-                            ended.hear(message);
+                            match message {
+                                Message::Warning(text) => listener(Event::Warning(&text)),
+                                message => ended.hear(message),
+                            }
                         }
                     }
                     Err(Errno::INTR | Errno::AGAIN) => {}

@@ -34,6 +34,10 @@ pub struct Spec {
     pub shm_size: Option<u64>,
     /// Limits that replace the inherited ones.
     pub rlimits: Vec<Rlimit>,
+    /// What the command and its children may use together.
+    pub resources: Resources,
+    /// The cgroup in which that of the command is made, from the top of the hierarchy; empty for the builder's own.
+    pub cgroup_parent: String,
 }
 
 impl Spec {
@@ -52,6 +56,8 @@ impl Spec {
             mounts: Vec::new(),
             shm_size: None,
             rlimits: Vec::new(),
+            resources: Resources::default(),
+            cgroup_parent: String::new(),
         }
     }
 }
@@ -181,6 +187,48 @@ pub struct Rlimit {
     pub soft: Option<u64>,
     /// The hard limit; none is unlimited.
     pub hard: Option<u64>,
+}
+
+/// What a command and its children may use together. What is absent is not limited; one that the host refuses is a warning.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// Bytes of memory and swap; -1 for no limit. Twice the memory where absent.
+    pub memory_swap: Option<i64>,
+    /// The share of the processors when others want them too; 1,024 is usual.
+    pub cpu_shares: Option<u64>,
+    /// Microseconds in which `cpu_quota` counts.
+    pub cpu_period: Option<u64>,
+    /// Microseconds of processor time in each period; not above zero for no limit.
+    pub cpu_quota: Option<i64>,
+    /// Processors: `0-3,5`.
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes: `0-3,5`.
+    pub cpuset_mems: Option<String>,
+}
+
+impl Resources {
+    /// How many processes and threads a command may have where nobody says: far more than builds need, and less than a
+    /// machine needs for itself.
+    pub const DEFAULT_PIDS: u64 = 4096;
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self {
+            pids: Some(Self::DEFAULT_PIDS),
+            memory: None,
+            memory_swap: None,
+            cpu_shares: None,
+            cpu_period: None,
+            cpu_quota: None,
+            cpuset_cpus: None,
+            cpuset_mems: None,
+        }
+    }
 }
 
 macro_rules! limits {

@@ -125,6 +125,66 @@ pub fn new_session_keyring() {
     unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
 }
 
+/// What `bpf(BPF_PROG_LOAD)` reads of its structure: the members up to the last that is not zero.
+#[repr(C)]
+struct ProgramToLoad {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+}
+
+/// What `bpf(BPF_PROG_ATTACH)` reads.
+#[repr(C)]
+struct ProgramToAttach {
+    target: u32,
+    program: u32,
+    kind: u32,
+    flags: u32,
+}
+
+/// Has the kernel check a program that decides about devices.
+pub fn load_device_program(program: &[u64]) -> io::Result<OwnedFd> {
+    const PROG_LOAD: libc::c_long = 5;
+    const CGROUP_DEVICE: u32 = 15;
+    let count = program.len().try_into().map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let attributes = ProgramToLoad {
+        kind: CGROUP_DEVICE,
+        count,
+        instructions: program.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+    };
+    // SAFETY: the structure has the size passed; the instructions, of which there are `count`, and the licence, which ends
+    // with NUL, live through the call.
+    let fd =
+        check(unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const attributes, size_of::<ProgramToLoad>()) })?;
+    // SAFETY: the kernel just gave this descriptor to nobody but us, and closes it on `execve` by itself.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Has a program asked about every device that a process of the cgroup opens, beside those of the groups above.
+pub fn attach_device_program(group: impl AsFd, program: impl AsFd) -> io::Result<()> {
+    const PROG_ATTACH: libc::c_long = 8;
+    const DEVICE: u32 = 6;
+    const ALLOW_MULTI: u32 = 2;
+    let raw = |fd: i32| u32::try_from(fd).unwrap_or(u32::MAX);
+    let attributes = ProgramToAttach {
+        target: raw(group.as_fd().as_raw_fd()),
+        program: raw(program.as_fd().as_raw_fd()),
+        kind: DEVICE,
+        flags: ALLOW_MULTI,
+    };
+    // SAFETY: the structure has the size passed and lives through the call; the kernel takes its own references.
+    check(unsafe { libc::syscall(libc::SYS_bpf, PROG_ATTACH, &raw const attributes, size_of::<ProgramToAttach>()) })
+        .map(drop)
+}
+
 /// Sets the limit of a resource, by the kernel's number.
 pub fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };

@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use kiln_cache::layer;
 use kiln_frontend::graph::{Exec, MountKind, Network, Security};
 use kiln_oci::Digest;
-use kiln_runtime::{self as runtime, Stream};
+use kiln_runtime::{self as runtime, Event, Stream};
 
 use self::failure::{Tail, command_failed, not_run};
 pub use self::mounts::fingerprints;
@@ -54,9 +54,14 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
             runtime::Network::Host
         }
     };
-    if op.security == Security::Insecure {
-        return Err(BuildError::input("security.insecure is not allowed")
-            .hint("kiln has no way yet to grant `RUN --security=insecure`; remove the flag"));
+    // Whether it may be insecure was asked before anything ran.
+    spec.security = match op.security {
+        Security::Sandbox => runtime::Security::Sandbox,
+        Security::Insecure => runtime::Security::Insecure,
+    };
+    if let Some((name, _)) = op.devices.iter().find(|(_, required)| *required) {
+        let message = format!("CDI device injection failed: required device {name:?} is not registered");
+        return Err(BuildError::input(message).hint("kiln has no registry of devices: make it optional, or remove it"));
     }
     let mut held = Vec::new();
     for (index, mount) in op.mounts.iter().enumerate() {
@@ -76,21 +81,24 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
         held.extend(mounted.held);
     }
     let tail = Mutex::new(Tail::default());
-    let mut output = |stream: Stream, bytes: &[u8]| {
-        tail.lock().expect("no panic under the lock").push(bytes);
-        let stream = match stream {
-            Stream::Stdout => OutputStream::Stdout,
-            Stream::Stderr => OutputStream::Stderr,
-        };
-        job.step().output(stream, bytes);
+    let mut listener = |event: Event<'_>| match event {
+        Event::Warning(text) => job.step().note(format!("warning: {text}")),
+        Event::Output(stream, bytes) => {
+            tail.lock().expect("no panic under the lock").push(bytes);
+            let stream = match stream {
+                Stream::Stdout => OutputStream::Stdout,
+                Stream::Stderr => OutputStream::Stderr,
+            };
+            job.step().output(stream, bytes);
+        }
     };
-    let outcome = runtime::run(solver.program()?, &spec, &mut output, &solver.cancel);
+    let outcome = runtime::run(solver.program()?, &spec, &mut listener, &solver.cancel);
     drop(held);
     let log = tail.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).lines();
     let command = op.args.join(" ");
     match outcome {
         Ok(outcome) if outcome.is_success() => {}
-        Ok(outcome) => return Err(command_failed(&command, op, outcome, log)),
+        Ok(outcome) => return Err(command_failed(&command, op, outcome, spec.resources.memory, log)),
         Err(error) => return Err(not_run(&command, &error, log)),
     }
     let packed = layer::seal(solver.store, upper, &lowers, None).map_err(|error| crate::layers::failed(&error))?;

@@ -108,7 +108,7 @@ impl Solver<'_> {
     /// # Errors
     /// Of the first vertex that fails; what runs beside it is stopped, what was finished is kept.
     pub fn solve(&self, root: Option<Edge>) -> Result<Solution, BuildError> {
-        let needed = self.needed(root);
+        let needed = self.graph.needed(root);
         self.empty_cache_mounts(&needed)?;
         let run = Run::new(self, root, &needed);
         run.all(needed)
@@ -128,17 +128,6 @@ impl Solver<'_> {
             return Ok(());
         }
         self.store.empty_cache_mounts(&ids).map_err(|error| BuildError::environment(chain(&error)))
-    }
-
-    fn needed(&self, root: Option<Edge>) -> BTreeSet<VertexId> {
-        let mut needed = BTreeSet::new();
-        let mut ahead: Vec<VertexId> = root.iter().map(|edge| edge.vertex).collect();
-        while let Some(id) = ahead.pop() {
-            if needed.insert(id) {
-                ahead.extend(self.graph.vertex(id).inputs.iter().flatten().map(|edge| edge.vertex));
-            }
-        }
-        needed
     }
 }
 

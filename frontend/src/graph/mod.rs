@@ -11,6 +11,7 @@
 mod encode;
 pub mod print;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use kiln_oci::{Digest, Platform, ReferenceDigest};
@@ -386,5 +387,17 @@ impl Graph {
     /// Returns a vertex.
     pub fn vertex(&self, id: VertexId) -> &Vertex {
         &self.vertices[id.0 as usize]
+    }
+
+    /// Returns everything that `root` needs, itself included; nothing for the empty file system.
+    pub fn needed(&self, root: Option<Edge>) -> BTreeSet<VertexId> {
+        let mut needed = BTreeSet::new();
+        let mut ahead: Vec<VertexId> = root.iter().map(|edge| edge.vertex).collect();
+        while let Some(id) = ahead.pop() {
+            if needed.insert(id) {
+                ahead.extend(self.vertex(id).inputs.iter().flatten().map(|edge| edge.vertex));
+            }
+        }
+        needed
     }
 }

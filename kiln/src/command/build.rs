@@ -1,11 +1,12 @@
 //! `kiln build`.
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use kiln_builder::{BuildError, BuildRequest, BuildResult, Client, Output, Steps};
+use kiln_builder::{BuildError, BuildRequest, BuildResult, Client, Entitlement, Output, Steps};
 use kiln_frontend::dockerfile::csv;
 use kiln_frontend::lower;
 use kiln_oci::Platform;
@@ -73,6 +74,9 @@ pub struct Arguments {
     /// Give commands this network: `default`, `none`, `host`
     #[arg(long, value_name = "MODE", default_value = "default", hide_default_value = true)]
     network: String,
+    /// Allow what a Dockerfile may not do by itself: `network.host`, `security.insecure`, `device[=NAME]`
+    #[arg(long = "allow", value_name = "ENTITLEMENT")]
+    allow: Vec<String>,
     /// Add a line to the `/etc/hosts` of commands
     #[arg(long = "add-host", value_name = "NAME:ADDRESS")]
     hosts: Vec<String>,
@@ -277,8 +281,19 @@ impl Arguments {
             names,
             outputs,
             pull: self.pull,
+            allowed: self.allowed()?,
             jobs: self.jobs.map(|jobs| jobs as usize),
         })
+    }
+
+    fn allowed(&self) -> Result<BTreeSet<Entitlement>, BuildError> {
+        let texts = self.allow.iter().filter(|text| !text.is_empty());
+        let mut allowed = texts.map(|text| text.parse()).collect::<Result<BTreeSet<_>, _>>()?;
+        // Who asks for it on the command line allows it.
+        if self.network == "host" {
+            allowed.insert(Entitlement::NetworkHost);
+        }
+        Ok(allowed)
     }
 
     fn write_files(&self, request: &BuildRequest, result: &BuildResult) -> Result<(), BuildError> {

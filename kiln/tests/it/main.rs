@@ -12,6 +12,7 @@ mod incremental;
 mod interrupted;
 mod language;
 mod projects;
+mod rights;
 mod sandbox;
 mod ssh;
 mod wrong;

@@ -1,6 +1,6 @@
 //! What a command sees, and what of it arrives in the layer.
 
-use kiln_testkit::{Bed, DockerRegistry, Image, Layer, Source};
+use kiln_testkit::{Bed, Image, Layer, Source};
 
 use crate::fixture::{bed, build, dockerfile, unable};
 
@@ -66,25 +66,6 @@ fn a_command_is_shut_in() {
          RUN ! (echo 1 > /proc/sys/vm/drop_caches) 2>/dev/null && ! mkdir /sys/fs/x 2>/dev/null\n\
          RUN test ! -s /proc/kcore && test ! -s /proc/keys && ! ls /proc/scsi/* 2>/dev/null\n\
          RUN for device in null zero full random urandom tty; do test -c /dev/$device; done && test -L /dev/stdin && test -d /dev/pts\n",
-    );
-}
-
-#[test]
-fn a_command_without_network_reaches_nobody() {
-    if unable() {
-        return;
-    }
-    let registry = DockerRegistry::empty();
-    let bed = bed();
-    layers(
-        &bed,
-        &format!(
-            "FROM busybox\n\
-             RUN wget -q -O /dev/null http://{0}/v2/\n\
-             RUN --network=host wget -q -O /dev/null http://{0}/v2/\n\
-             RUN --network=none ! wget -q -T 2 -O /dev/null http://{0}/v2/\n",
-            registry.address()
-        ),
     );
 }
 

@@ -13,6 +13,7 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::UnshareFlags;
 
+use crate::cgroup::{self, Group};
 use crate::error::{Doing, SetupError, reason};
 use crate::init::mount::{Attributes, Refusal, Workshop};
 use crate::init::source::Source;
@@ -24,25 +25,30 @@ use crate::wire::{self, Message, Plan, Stub};
 use crate::{stub, sys};
 
 /// Builds the sandbox and becomes the command; returns only what prevented it.
-pub fn run(socket: &UnixStream, plan: Plan) -> SetupError {
-    match build(socket, &plan) {
+pub fn run(socket: &UnixStream, plan: Plan, group: &Group) -> SetupError {
+    match build(socket, &plan, group) {
         Ok(environment) => exec::exec(&plan.spec.args, &environment),
         Err(error) => error,
     }
 }
 
-fn build(socket: &UnixStream, plan: &Plan) -> Result<Vec<String>, SetupError> {
+fn build(socket: &UnixStream, plan: &Plan, group: &Group) -> Result<Vec<String>, SetupError> {
     let spec = &plan.spec;
     // Should the helper be killed, this goes with it.
     set_parent_process_death_signal(Some(Signal::KILL)).doing(|| "tie the command to its parent".to_owned())?;
     // No controlling terminal: nothing can be typed into the user's.
     rustix::process::setsid().doing(|| "start a session".to_owned())?;
     rustix::process::umask(Mode::empty());
+    // Before the namespace of cgroups, whose top will be the group.
+    let devices = match group.join() || spec.security == Security::Insecure {
+        true => Attributes::empty(),
+        false => Attributes::MOUNT_ATTR_NODEV,
+    };
     leave_namespaces(spec)?;
 
     let place = Place::open(spec)?;
     let sources = source::open_all(&spec.mounts, &place.workshop)?;
-    let root = place.mount_root(spec, &sources)?;
+    let root = place.mount_root(spec, &sources, devices)?;
     let report = |stub: Stub| {
         // An unreported stub would stay in the layer; a closed socket means that there will be none.
         let _ = wire::send(socket, &Message::Stub(stub));
@@ -54,7 +60,7 @@ fn build(socket: &UnixStream, plan: &Plan) -> Result<Vec<String>, SetupError> {
     let owner = (identity.uid, identity.gid);
     walk(&root, &spec.cwd, Missing::Make { owner }).map_err(|error| bad_directory(spec, &error))?;
 
-    mount_kernel(&root, plan, &place.workshop)?;
+    mount_kernel(&root, plan, &place.workshop, devices)?;
     for (path, name) in [("/etc/hosts", "hosts"), ("/etc/resolv.conf", "resolv.conf")] {
         let file = place.workshop.clone_file(name).map_err(|refusal| refusal.at(path))?;
         file.restrict(
@@ -67,7 +73,7 @@ fn build(socket: &UnixStream, plan: &Plan) -> Result<Vec<String>, SetupError> {
         attach(&root, path, file, false, &report)?;
     }
     for (index, source) in ordered(&spec.mounts, sources) {
-        mount_one(&root, &spec.mounts[index], source, spec.security, &report)?;
+        mount_one(&root, &spec.mounts[index], source, devices, &report)?;
     }
 
     // Mounts may have covered it.
@@ -90,7 +96,7 @@ fn leave_namespaces(spec: &Spec) -> Result<(), SetupError> {
     if spec.network == Network::None {
         flags |= UnshareFlags::NEWNET;
     }
-    if kernel_files::has_unified_cgroup() {
+    if cgroup::is_unified() {
         flags |= UnshareFlags::NEWCGROUP;
     }
     sys::unshare(flags).doing(|| "make the sandbox's namespaces".to_owned())?;
@@ -125,7 +131,7 @@ impl Place {
     }
 
     /// Mounts the root file system, with the mount points that it lacks as its lowest layer.
-    fn mount_root(&self, spec: &Spec, sources: &[Source]) -> Result<OwnedFd, SetupError> {
+    fn mount_root(&self, spec: &Spec, sources: &[Source], attributes: Attributes) -> Result<OwnedFd, SetupError> {
         let planted = PathBuf::from(format!("/proc/self/fd/{}/{}", self.work.as_raw_fd(), stub::PLANTED));
         let files = [("/etc/hosts", false), ("/etc/resolv.conf", false)].into_iter();
         let mounts = spec.mounts.iter().zip(sources).map(|(mount, source)| (&*mount.target, source.is_dir()));
@@ -133,9 +139,6 @@ impl Place {
             .doing(|| "make the mount points' layer".to_owned())?;
         let mut layers = overlay::open_layers(&spec.root.lowers)?;
         layers.push(overlay::open_directory(&planted)?);
-        // Without a device cgroup, device nodes that the command makes must not open.
-        let attributes =
-            if spec.security == Security::Sandbox { Attributes::MOUNT_ATTR_NODEV } else { Attributes::empty() };
         let writable = Some((self.upper.as_fd(), self.overlay.as_fd()));
         overlay::mount(&layers, writable, attributes, &self.workshop, "root").map_err(|refusal| refusal.at("/"))
     }
@@ -145,13 +148,13 @@ fn bad_directory(spec: &Spec, error: &std::io::Error) -> SetupError {
     SetupError::WorkingDirectory { path: spec.cwd.clone(), reason: reason(error) }
 }
 
-fn mount_kernel(root: &OwnedFd, plan: &Plan, workshop: &Workshop) -> Result<(), SetupError> {
+fn mount_kernel(root: &OwnedFd, plan: &Plan, workshop: &Workshop, devices: Attributes) -> Result<(), SetupError> {
     workshop.write_file("hosts", plan.hosts.as_bytes(), 0o644, (0, 0)).map_err(|refusal| refusal.at("/etc/hosts"))?;
     workshop
         .write_file("resolv.conf", plan.resolv.as_bytes(), 0o644, (0, 0))
         .map_err(|refusal| refusal.at("/etc/resolv.conf"))?;
     let proc = kernel_files::mount_proc(root)?;
-    devices::mount(root, &plan.spec, workshop)?;
+    devices::mount(root, &plan.spec, workshop, devices)?;
     kernel_files::mount_sys(root, plan.spec.security)?;
     if plan.spec.security == Security::Sandbox {
         kernel_files::mask(root, &proc, workshop)?;
@@ -176,7 +179,7 @@ fn mount_one(
     root: &OwnedFd,
     mount: &Mount,
     source: Source,
-    security: Security,
+    devices: Attributes,
     report: &dyn Fn(Stub),
 ) -> Result<(), SetupError> {
     let is_dir = source.is_dir();
@@ -189,9 +192,7 @@ fn mount_one(
             Attributes::MOUNT_ATTR_NOSUID | Attributes::MOUNT_ATTR_NODEV | Attributes::MOUNT_ATTR_RDONLY | noexec
         }
     };
-    if security == Security::Sandbox {
-        attributes |= Attributes::MOUNT_ATTR_NODEV;
-    }
+    attributes |= devices;
     if mount.read_only {
         attributes |= Attributes::MOUNT_ATTR_RDONLY;
     }

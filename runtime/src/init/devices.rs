@@ -1,7 +1,7 @@
 //! `/dev` of the sandbox.
 //!
-//! In the sandbox `/dev` itself is `nodev`, so that a node which the command makes there does not open; the six that it
-//! may have are mounted one by one from the workshop.
+//! Where the command's cgroup says what may be opened, the nodes are simply made. Elsewhere `/dev` itself is `nodev`, so that
+//! a node which the command makes there does not open; the six that it may have are mounted one by one from the workshop.
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, mkdirat, mknodat, statat, symlinkat};
 use std::os::fd::OwnedFd;
@@ -34,20 +34,22 @@ const SHM: u64 = 64 << 20;
 /// The name under which the workshop keeps a null device, for masks.
 pub const NULL: &str = "null";
 
-/// Mounts `/dev` and what is below it.
-pub fn mount(root: &OwnedFd, spec: &Spec, workshop: &Workshop) -> Result<(), SetupError> {
+/// Mounts `/dev` and what is below it. `devices` is what all mounts forbid for the sake of devices.
+pub fn mount(root: &OwnedFd, spec: &Spec, workshop: &Workshop, devices: Attributes) -> Result<(), SetupError> {
     let at = |refusal: Refusal| refusal.at("/dev");
-    let is_insecure = spec.security == Security::Insecure;
-    let mut attributes = Attributes::MOUNT_ATTR_NOSUID | Attributes::MOUNT_ATTR_STRICTATIME;
-    if !is_insecure {
-        attributes |= Attributes::MOUNT_ATTR_NODEV;
-    }
+    let attributes = Attributes::MOUNT_ATTR_NOSUID | Attributes::MOUNT_ATTR_STRICTATIME | devices;
+    let nodes_open = devices.is_empty();
     let dev = Tree::fresh("tmpfs", &[("mode", "755"), ("size", "65536k")], attributes).map_err(at)?;
-    fill(&dev, is_insecure).map_err(at)?;
+    fill(&dev, nodes_open).map_err(at)?;
+    if spec.security == Security::Insecure {
+        add_insecure(&dev).map_err(at)?;
+    }
     dev.attach(directory(root, "/dev")?).map_err(at)?;
-    if !is_insecure {
-        for (name, major, minor) in NODES {
+    for (name, major, minor) in NODES {
+        if !nodes_open {
             bind_node(&dev, name, (major, minor), workshop).map_err(at)?;
+        } else if name == NULL {
+            workshop.make_device(name, major, minor).map_err(at)?;
         }
     }
     let size = spec.shm_size.filter(|size| *size > 0).unwrap_or(SHM).to_string();
@@ -72,10 +74,10 @@ pub fn mount(root: &OwnedFd, spec: &Spec, workshop: &Workshop) -> Result<(), Set
     Ok(())
 }
 
-fn fill(dev: &Tree, is_insecure: bool) -> Result<(), Refusal> {
+fn fill(dev: &Tree, nodes_open: bool) -> Result<(), Refusal> {
     let node = Mode::from_raw_mode(0o666);
     for (name, major, minor) in NODES {
-        if is_insecure {
+        if nodes_open {
             mknodat(dev, name, FileType::CharacterDevice, node, rustix::fs::makedev(major, minor))?;
         } else {
             mknodat(dev, name, FileType::RegularFile, node, 0)?;
@@ -87,15 +89,17 @@ fn fill(dev: &Tree, is_insecure: bool) -> Result<(), Refusal> {
     for name in ["pts", "shm", "mqueue"] {
         mkdirat(dev, name, Mode::from_raw_mode(0o755))?;
     }
-    if is_insecure {
-        mkdirat(dev, "net", Mode::from_raw_mode(0o755))?;
-        for name in INSECURE {
-            let host = format!("/dev/{name}");
-            if let Ok(stat) = statat(rustix::fs::CWD, &*host, AtFlags::SYMLINK_NOFOLLOW) {
-                let kind = FileType::from_raw_mode(stat.st_mode);
-                if kind.is_char_device() || kind.is_block_device() {
-                    mknodat(dev, name, kind, Mode::from_raw_mode(stat.st_mode & 0o777), stat.st_rdev)?;
-                }
+    Ok(())
+}
+
+fn add_insecure(dev: &Tree) -> Result<(), Refusal> {
+    mkdirat(dev, "net", Mode::from_raw_mode(0o755))?;
+    for name in INSECURE {
+        let host = format!("/dev/{name}");
+        if let Ok(stat) = statat(rustix::fs::CWD, &*host, AtFlags::SYMLINK_NOFOLLOW) {
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            if kind.is_char_device() || kind.is_block_device() {
+                mknodat(dev, name, kind, Mode::from_raw_mode(stat.st_mode & 0o777), stat.st_rdev)?;
             }
         }
     }

@@ -5,8 +5,9 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2, statfs};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 
+use crate::cgroup;
 use crate::error::SetupError;
 use crate::init::devices::NULL;
 use crate::init::mount::{Attributes, Refusal, Tree, Workshop};
@@ -26,15 +27,7 @@ const MASKED_SYS: [&str; 2] = ["firmware", "devices/virtual/powercap"];
 /// Below `/proc`: what cannot be changed.
 const READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
-/// The kernel's number for the cgroup file system of version 2.
-const CGROUP2: i64 = 0x6367_7270;
-
 const CGROUPS: &str = "/sys/fs/cgroup";
-
-/// Says whether the host has cgroups of version 2 only.
-pub fn has_unified_cgroup() -> bool {
-    statfs(CGROUPS).is_ok_and(|found| found.f_type == CGROUP2)
-}
 
 /// Opens a directory of the root for a mount of the kernel's; one that the image lacks is made and stays in the layer.
 pub fn directory(root: &OwnedFd, path: &str) -> Result<OwnedFd, SetupError> {
@@ -65,7 +58,7 @@ pub fn mount_sys(root: &OwnedFd, security: Security) -> Result<(), SetupError> {
 
 fn mount_cgroups(sys: &Tree, attributes: Attributes) -> Result<(), Refusal> {
     let Some(place) = inside(sys, "fs/cgroup") else { return Ok(()) };
-    if has_unified_cgroup() {
+    if cgroup::is_unified() {
         return Tree::fresh("cgroup2", &[], attributes)?.attach(place);
     }
     // Version 1: one mount per controller, as the host has them.

@@ -29,7 +29,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_op
 use rustix::thread::UnshareFlags;
 
 use crate::cancel::timespec;
+use crate::cgroup::{self, Group, Wish};
 use crate::error::Doing;
+use crate::spec::{Security, Spec};
 use crate::sys;
 use crate::wire::{self, Message, Plan};
 
@@ -52,13 +54,14 @@ fn helper() -> io::Result<()> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     rustix::stdio::dup2_stdin(&null)?;
     let plan: Plan = wire::receive(&socket)?;
+    let group = make_group(&socket, &plan.spec);
     let oom_kills = oom::kills();
     // Only children move into the new namespace: the first one becomes its init.
     let forked = sys::unshare(UnshareFlags::NEWPID).and_then(|()| sys::fork());
     let child = match forked.doing(|| "make a pid namespace".to_owned()) {
         Ok(Some(child)) => child,
         Ok(None) => {
-            let error = child::run(&socket, plan);
+            let error = child::run(&socket, plan, &group);
             let _ = wire::send(&socket, &Message::Failed(error));
             sys::exit_now(1)
         }
@@ -71,8 +74,25 @@ fn helper() -> io::Result<()> {
     let status = watch(&socket, child)?;
     const KILL: i32 = 9;
     let (code, signal) = (status.exit_status(), status.terminating_signal());
-    let is_killed = signal == Some(KILL) || code == Some(128 + KILL);
-    wire::send(&socket, &Message::Ended { code, signal, oom: is_killed && oom::kills() > oom_kills })
+    let oom = match group.oom_kills() {
+        // Nobody else is in there: whatever was killed, the command has missed it.
+        Some(kills) => code != Some(0) && kills > 0,
+        None => (signal == Some(KILL) || code == Some(128 + KILL)) && oom::kills() > oom_kills,
+    };
+    drop(group);
+    wire::send(&socket, &Message::Ended { code, signal, oom })
+}
+
+fn make_group(socket: &UnixStream, spec: &Spec) -> Group {
+    let wish = Wish {
+        resources: &spec.resources,
+        parent: &spec.cgroup_parent,
+        confines_devices: spec.security == Security::Sandbox,
+    };
+    Group::make(&cgroup::Host::new(), &wish, &mut |text| {
+        // A warning that nobody hears harms nobody.
+        let _ = wire::send(socket, &Message::Warning(text));
+    })
 }
 
 /// Waits for the end of the command, and brings it about when asked to.

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use kiln_runtime::{Cancel, Outcome, Program, Root, RunError, Spec, Stream, run};
+use kiln_runtime::{Cancel, Event, Outcome, Program, Root, RunError, Spec, Stream, run};
 
 static PROGRAM: LazyLock<Program> =
     LazyLock::new(|| Program::open(Path::new(env!("CARGO_BIN_EXE_kiln_sandbox_init"))).expect("the helper was built"));
@@ -21,6 +21,7 @@ pub struct Ran {
     pub result: Result<Outcome, RunError>,
     pub stdout: String,
     pub stderr: String,
+    pub warnings: Vec<String>,
 }
 
 impl Ran {
@@ -96,13 +97,15 @@ impl Bed {
 
     pub fn run_until(&self, spec: &Spec, cancel: &Cancel) -> Ran {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let mut output = |stream, bytes: &[u8]| match stream {
-            Stream::Stdout => stdout.extend_from_slice(bytes),
-            Stream::Stderr => stderr.extend_from_slice(bytes),
+        let mut warnings = Vec::new();
+        let mut listener = |event: Event<'_>| match event {
+            Event::Output(Stream::Stdout, bytes) => stdout.extend_from_slice(bytes),
+            Event::Output(Stream::Stderr, bytes) => stderr.extend_from_slice(bytes),
+            Event::Warning(text) => warnings.push(text.to_owned()),
         };
-        let result = run(&PROGRAM, spec, &mut output, cancel);
+        let result = run(&PROGRAM, spec, &mut listener, cancel);
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let ran = Ran { result, stdout: text(stdout), stderr: text(stderr) };
+        let ran = Ran { result, stdout: text(stdout), stderr: text(stderr), warnings };
         self.check_nothing_is_left();
         ran
     }

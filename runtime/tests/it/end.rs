@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kiln_runtime::{Cancel, Outcome, RunError};
+use kiln_runtime::{Cancel, Event, Outcome, RunError};
 
 use crate::bed::Bed;
 
@@ -29,7 +29,7 @@ fn a_signal_is_told_apart_from_a_code() {
     let Some(bed) = Bed::new() else { return };
     let ran = bed.run(&bed.sh("trap - SEGV; sh -c 'kill -SEGV $$'; exit $?"));
     assert_eq!(ran.code(), 139);
-    assert_eq!(Outcome::Killed { signal: 9, oom: false }.code(), 137);
+    assert_eq!(Outcome::Killed { signal: 9 }.code(), 137);
 }
 
 #[test]
@@ -50,9 +50,11 @@ fn cancelling_ends_everything_soon() {
             Instant::now()
         });
         let mut text = Vec::new();
-        let mut output = |_, bytes: &[u8]| {
-            text.extend_from_slice(bytes);
-            let _ = started.send(());
+        let mut output = |event: Event<'_>| {
+            if let Event::Output(_, bytes) = event {
+                text.extend_from_slice(bytes);
+                let _ = started.send(());
+            }
         };
         let result = kiln_runtime::run(crate::bed::program(), &bed.sh(script), &mut output, &cancel);
         let end = Instant::now();
@@ -81,7 +83,11 @@ fn a_killed_engine_leaves_no_process() {
     let Some(bed) = Bed::new() else { return };
     if std::env::var_os(MARK).is_some() {
         // The engine of this test: runs until it is killed.
-        let mut output = |_, bytes: &[u8]| eprintln!("{}", String::from_utf8_lossy(bytes));
+        let mut output = |event: Event<'_>| {
+            if let Event::Output(_, bytes) = event {
+                eprintln!("{}", String::from_utf8_lossy(bytes));
+            }
+        };
         let _ = kiln_runtime::run(
             crate::bed::program(),
             &bed.sh("trap '' TERM; echo victim is up; sleep 98763"),
@@ -123,7 +129,11 @@ fn many_at_once_do_not_disturb_one_another() {
                     spec.root.upper = bed.make_dir(&format!("u-{i}-{round}"));
                     spec.root.work = bed.make_dir(&format!("w-{i}-{round}"));
                     let mut out = Vec::new();
-                    let mut output = |_, bytes: &[u8]| out.extend_from_slice(bytes);
+                    let mut output = |event: Event<'_>| {
+                        if let Event::Output(_, bytes) = event {
+                            out.extend_from_slice(bytes);
+                        }
+                    };
                     let result = kiln_runtime::run(crate::bed::program(), &spec, &mut output, &Cancel::new());
                     assert_eq!(result.map_err(|error| error.to_string()), Ok(Outcome::Exited(i)));
                     assert_eq!(String::from_utf8_lossy(&out), format!("{i}\n"));

@@ -5,4 +5,5 @@ mod end;
 mod hostile;
 mod inside;
 mod layers;
+mod limits;
 mod mounts;

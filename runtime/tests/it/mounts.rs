@@ -85,7 +85,7 @@ fn a_tmpfs_has_its_size_and_the_last_of_equal_targets_wins() {
         at("/t/", false, MountKind::Tmpfs { size: Some(1 << 20) }),
     ];
     let out = bed.run(&spec).out();
-    assert!(out.lines().count() == 1 && out.contains("rw,nosuid,nodev") && out.contains("size=1024k"), "{out}");
+    assert!(out.lines().count() == 1 && out.contains("rw,nosuid,relatime,size=1024k"), "{out}");
 }
 
 #[test]

@@ -12,17 +12,26 @@ const TAIL_LINES: usize = 20;
 /// How much of a line.
 const TAIL_LINE: usize = 2_000;
 
-/// Says that a command ran and failed.
-pub(super) fn command_failed(command: &str, op: &Exec, outcome: Outcome, log: Vec<String>) -> BuildError {
+/// Says that a command ran and failed. `limit` is the memory it had, in bytes, where that was limited.
+pub(super) fn command_failed(
+    command: &str,
+    op: &Exec,
+    outcome: Outcome,
+    limit: Option<u64>,
+    log: Vec<String>,
+) -> BuildError {
     let code = outcome.code();
     let mut message = format!("process {command:?} did not complete successfully: exit code: {code}");
     let mut hint = None;
     match outcome {
-        Outcome::Killed { oom: true, .. } => {
+        Outcome::OutOfMemory { .. } => {
             message.push_str(": cannot allocate memory");
-            hint = Some("the machine ran out of memory while the command ran".to_owned());
+            hint = Some(match limit {
+                Some(limit) => format!("killed: {} limit reached; `--memory` sets it", mebibytes(limit)),
+                None => "the machine ran out of memory while the command ran".to_owned(),
+            });
         }
-        Outcome::Killed { signal, .. } => hint = Some(format!("signal {signal} ended the command")),
+        Outcome::Killed { signal } => hint = Some(format!("signal {signal} ended the command")),
         Outcome::Exited(127) => hint = not_found_hint(op, &log),
         Outcome::Exited(126) => {
             hint = Some("the shell found the program but could not execute it: check its mode and format".to_owned());
@@ -30,6 +39,15 @@ pub(super) fn command_failed(command: &str, op: &Exec, outcome: Outcome, log: Ve
         Outcome::Exited(_) => {}
     }
     BuildError { hint, log, status: Some(code), ..BuildError::input(message) }
+}
+
+/// Writes a limit as people give it: `512 MiB`, and in bytes where it is no whole number of them.
+fn mebibytes(bytes: u64) -> String {
+    const MEBIBYTE: u64 = 1 << 20;
+    match (bytes / MEBIBYTE, bytes % MEBIBYTE) {
+        (whole @ 1.., 0) => format!("{whole} MiB"),
+        _ => format!("{bytes} bytes"),
+    }
 }
 
 /// `sh: 1: foo: not found` and its relatives.
