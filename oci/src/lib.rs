@@ -12,6 +12,7 @@ mod digest;
 mod manifest;
 mod platform;
 mod reference;
+mod time;
 
 pub use chain::chain_id;
 pub use config::{Healthcheck, History, ImageConfig, RootFs, RunConfig};
@@ -20,3 +21,4 @@ pub use digest::{Digest, DigestError, Hasher};
 pub use manifest::{Document, DocumentError, Index, LayoutMarker, Manifest, REF_NAME};
 pub use platform::{Platform, PlatformError, PlatformMatcher};
 pub use reference::{Reference, ReferenceDigest, ReferenceError};
+pub use time::{parse_rfc3339, rfc3339};

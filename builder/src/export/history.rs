@@ -1,9 +1,7 @@
 //! Completing the history of an image (spec: oci-image.md §4.2): as many entries with a layer
 //! as there are layers, and a time for each.
 
-use kiln_oci::History;
-
-use super::time::rfc3339;
+use kiln_oci::{History, rfc3339};
 
 /// What is known of the layers of a history.
 pub struct Times<'a> {
@@ -24,11 +22,11 @@ pub fn complete(history: &mut Vec<History>, times: &Times) {
     for entry in history.iter_mut().skip(times.base).filter(|entry| !entry.empty_layer) {
         let made = layer_times.next().copied().flatten();
         if entry.created.is_none() {
-            entry.created = made.map(rfc3339);
+            entry.created = made.map(at);
         }
     }
     // What stands before the first new layer happened in this build, too.
-    let first_new = times.new.iter().flatten().next().copied().map(rfc3339);
+    let first_new = times.new.iter().flatten().next().copied().map(at);
     let mut previous: Option<String> = None;
     let mut has_new_layer = false;
     for (index, entry) in history.iter_mut().enumerate() {
@@ -38,8 +36,8 @@ pub fn complete(history: &mut Vec<History>, times: &Times) {
         has_new_layer |= index >= times.base && !entry.empty_layer;
         previous.clone_from(&entry.created);
     }
-    if let Some(epoch) = times.epoch.and_then(|epoch| u64::try_from(epoch).ok()) {
-        let epoch = rfc3339(epoch.saturating_mul(1_000_000_000));
+    if let Some(epoch) = times.epoch {
+        let epoch = rfc3339(epoch, 0);
         for entry in history.iter_mut().skip(times.base) {
             // Texts of one form and zone compare as times do, up to the second.
             if entry
@@ -51,6 +49,11 @@ pub fn complete(history: &mut Vec<History>, times: &Times) {
             }
         }
     }
+}
+
+/// Writes nanoseconds since 1970.
+fn at(nanoseconds: u64) -> String {
+    rfc3339((nanoseconds / 1_000_000_000) as i64, (nanoseconds % 1_000_000_000) as u32)
 }
 
 /// Trusts the layers: entries without a layer left are empty, layers without an entry get one.

@@ -3,11 +3,10 @@
 use kiln_cache::Store;
 use kiln_cache::layer::Compression;
 use kiln_frontend::lower::Plan;
-use kiln_oci::{Descriptor, Digest, Manifest, media_type};
+use kiln_oci::{Descriptor, Digest, Manifest, media_type, rfc3339};
 use rayon::prelude::*;
 
 use super::history::{self, Times};
-use super::time::rfc3339;
 use crate::error::BuildError;
 use crate::layers::Layers;
 use crate::solver::Solution;
@@ -58,8 +57,8 @@ pub fn make(
     if config.created.is_none() {
         config.created = config.history.iter().rev().find_map(|entry| entry.created.clone());
     }
-    if let Some(epoch) = epoch.and_then(|epoch| u64::try_from(epoch).ok()) {
-        let epoch = rfc3339(epoch.saturating_mul(1_000_000_000));
+    if let Some(epoch) = epoch {
+        let epoch = rfc3339(epoch, 0);
         if config.created.as_ref().is_none_or(|created| *created > epoch) {
             config.created = Some(epoch);
         }

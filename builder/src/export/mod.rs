@@ -5,4 +5,3 @@ pub mod files;
 pub mod history;
 pub mod image;
 pub mod push;
-pub mod time;

@@ -48,37 +48,3 @@ fn interpret(value: &str, request: &Request) -> Result<Option<i64>, Diagnostic> 
         None => Err(error("source-date-epoch", format!("invalid SOURCE_DATE_EPOCH: {value}"))),
     }
 }
-
-/// Renders seconds since 1970 as RFC 3339, in UTC.
-pub(super) fn rfc3339(seconds: i64) -> String {
-    let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // Days since 0000-03-01, in eras of 400 years: leap days come last, so months have a formula.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3_600, rest / 60 % 60, rest % 60)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::rfc3339;
-
-    #[test]
-    fn times_are_written_in_utc() {
-        for (seconds, expected) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (-1, "1969-12-31T23:59:59Z"),
-            (1_000_000_000, "2001-09-09T01:46:40Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (4_107_542_399, "2100-02-28T23:59:59Z"),
-            (i64::MIN, "-292277022657-01-27T08:29:52Z"),
-        ] {
-            assert_eq!(rfc3339(seconds), expected);
-        }
-    }
-}

@@ -12,7 +12,7 @@ use super::origin::Origin;
 use super::outline::Gathered;
 use super::prepare::{Base, Prepared};
 use super::stages::error;
-use super::{epoch, history, workdir};
+use super::{history, workdir};
 use crate::check::{Reporter, invalid_base_image_platform, undefined_var};
 use crate::dockerfile::expand::{ExpandError, Expander, Expansion};
 use crate::dockerfile::{Diagnostic, Instruction, InstructionKind, Lines, Span, Word};
@@ -438,7 +438,7 @@ impl<'a> Worker<'a> {
     /// Adds a history entry.
     fn record(&mut self, created_by: String, empty_layer: bool) {
         self.state.config.history.push(History {
-            created: self.prepared.epoch.map(epoch::rfc3339),
+            created: self.prepared.epoch.map(|seconds| kiln_oci::rfc3339(seconds, 0)),
             created_by,
             author: String::new(),
             comment: history::COMMENT.to_owned(),

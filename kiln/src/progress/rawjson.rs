@@ -10,7 +10,7 @@
 //! The digest of a vertex is only a name for it within this one stream.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kiln_builder::BuildFile;
 use kiln_builder::progress::{Event, EventKind, OutputStream};
@@ -22,7 +22,6 @@ use serde_json::{Value, json};
 use crate::answer::Location;
 use crate::base64::encode as base64;
 use crate::message::warning_line;
-use crate::units::rfc3339;
 
 /// Turns events into JSON lines.
 #[derive(Debug)]
@@ -100,7 +99,8 @@ impl RawJson {
     }
 
     fn time(&self, at: Duration) -> String {
-        rfc3339(self.begun + at)
+        let since = (self.begun + at).duration_since(UNIX_EPOCH).unwrap_or_default();
+        kiln_oci::rfc3339(since.as_secs() as i64, since.subsec_nanos())
     }
 }
 
@@ -145,7 +145,6 @@ fn warning_json(vertex: &Vertex, warning: &Diagnostic, file: &BuildFile) -> Valu
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::UNIX_EPOCH;
 
     use insta::assert_snapshot;
     use kiln_builder::progress::StepId;
