@@ -11,7 +11,9 @@
 
 mod bases;
 mod bed;
+mod busybox;
 mod container;
+pub mod context;
 mod docker_registry;
 mod host;
 mod http;
@@ -19,9 +21,12 @@ mod image;
 mod layer;
 mod leftovers;
 pub mod registry;
+mod server;
+mod wire;
 
 pub use bases::{Bases, bases};
 pub use bed::{Bed, Kiln, Outcome, Running};
+pub use busybox::busybox;
 pub use container::Container;
 pub use docker_registry::{DockerRegistry, Login};
 pub use host::{Host, Need, host};
@@ -29,3 +34,5 @@ pub use http::{free_port, get};
 pub use image::{Image, Source};
 pub use layer::{Entry, Kind, Layer, differences, flatten};
 pub use leftovers::leftovers;
+pub use server::Server;
+pub use wire::{Manner, Request, Response};

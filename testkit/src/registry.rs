@@ -5,20 +5,16 @@
 //! dropped. It speaks the distribution protocol as far as clients use it: manifests, blobs with
 //! ranges, uploads in one piece or several, mounts, tags, and both kinds of login.
 
-mod wire;
-
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::BufReader;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kiln_oci::{Descriptor, Digest};
 
-pub use wire::Request;
-use wire::{Manner, Response};
+use crate::Server;
+pub use crate::wire::Request;
+use crate::wire::{Manner, Response};
 
 /// Who may do what.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -120,15 +116,13 @@ struct State {
 struct Shared {
     state: Mutex<State>,
     login: Login,
-    address: SocketAddr,
     counter: AtomicU32,
-    stop: AtomicBool,
 }
 
 /// A running registry.
 pub struct Registry {
     shared: Arc<Shared>,
-    listener: Option<JoinHandle<()>>,
+    server: Server,
 }
 
 impl Registry {
@@ -145,31 +139,20 @@ impl Registry {
     /// # Panics
     /// When there is no free port.
     pub fn with_login(login: Login) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
-        let address = listener.local_addr().expect("a bound socket has an address");
-        let shared = Arc::new(Shared {
-            state: Mutex::default(),
-            login,
-            address,
-            counter: AtomicU32::new(1),
-            stop: AtomicBool::new(false),
-        });
+        let shared = Arc::new(Shared { state: Mutex::default(), login, counter: AtomicU32::new(1) });
         let ours = Arc::clone(&shared);
-        let listener = std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if ours.stop.load(Ordering::Relaxed) {
-                    return;
-                }
-                let shared = Arc::clone(&ours);
-                std::thread::spawn(move || serve(&shared, stream));
-            }
+        let server = Server::start(move |request| {
+            let response = answer(&ours, request);
+            let status = if response.manner == Manner::Hangup { 0 } else { response.status };
+            ours.state().exchanges.push(Exchange { request: request.clone(), status });
+            response
         });
-        Self { shared, listener: Some(listener) }
+        Self { shared, server }
     }
 
     /// Returns `127.0.0.1:port`, as a reference has it.
     pub fn address(&self) -> String {
-        self.shared.address.to_string()
+        self.server.address().to_string()
     }
 
     /// Puts a blob into a repository.
@@ -232,17 +215,6 @@ impl Registry {
     }
 }
 
-impl Drop for Registry {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        // Wakes the listener. If it cannot be reached, it is gone already.
-        let _ = TcpStream::connect(self.shared.address);
-        if let Some(listener) = self.listener.take() {
-            let _ = listener.join();
-        }
-    }
-}
-
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -269,23 +241,6 @@ impl State {
         let rule = self.rules.iter_mut().find(fits)?;
         rule.times -= 1;
         Some(rule.fault.clone())
-    }
-}
-
-fn serve(shared: &Shared, mut stream: TcpStream) {
-    let Ok(reading) = stream.try_clone() else { return };
-    // A connection that nobody uses must not keep the process.
-    let _ = stream.set_read_timeout(Some(Duration::from_secs(60)));
-    let _ = stream.set_nodelay(true);
-    let mut input = BufReader::new(reading);
-    while let Ok(Some(request)) = wire::read_request(&mut input) {
-        let response = answer(shared, &request);
-        let status = if response.manner == Manner::Hangup { 0 } else { response.status };
-        shared.state().exchanges.push(Exchange { request: request.clone(), status });
-        let stop = || shared.stop.load(Ordering::Relaxed);
-        if !response.send(&mut stream, &request.method, &stop).unwrap_or(false) || stop() {
-            return;
-        }
     }
 }
 
@@ -364,7 +319,7 @@ fn refuse(shared: &Shared, request: &Request) -> Option<Response> {
                 return None;
             }
             let error = if granted.is_some() { r#",error="insufficient_scope""# } else { "" };
-            let address = shared.address;
+            let address = request.header("host").unwrap_or_default();
             format!(r#"Bearer realm="http://{address}/token",service="fake",scope="{}"{error}"#, needed.join(" "))
         }
     };

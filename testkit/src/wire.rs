@@ -68,7 +68,7 @@ fn decode(text: &str) -> String {
 }
 
 /// Reads the next request of a connection; nothing when the other side is done, or speaks TLS.
-pub(super) fn read_request(input: &mut impl BufRead) -> io::Result<Option<Request>> {
+pub(crate) fn read_request(input: &mut impl BufRead) -> io::Result<Option<Request>> {
     // A TLS handshake: closing at once is what tells the client.
     if input.fill_buf()?.first().is_none_or(|byte| *byte == 0x16) {
         return Ok(None);
@@ -111,16 +111,20 @@ pub(super) fn read_request(input: &mut impl BufRead) -> io::Result<Option<Reques
 
 /// What to answer.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Response {
+pub struct Response {
+    /// `200` and the like.
     pub status: u16,
+    /// In this order. The length is added when it is not among them.
     pub headers: Vec<(String, String)>,
+    /// The body.
     pub body: Vec<u8>,
+    /// How it is sent.
     pub manner: Manner,
 }
 
 /// How to send a body.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) enum Manner {
+pub enum Manner {
     /// All at once, with its length.
     #[default]
     Whole,
@@ -137,22 +141,27 @@ pub(super) enum Manner {
 }
 
 impl Response {
-    pub(super) fn new(status: u16) -> Self {
+    /// A response without headers and body.
+    pub fn new(status: u16) -> Self {
         Self { status, ..Self::default() }
     }
 
-    pub(super) fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+    /// Adds a header.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
         self.headers.push((name.to_owned(), value.into()));
         self
     }
 
-    pub(super) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+    /// Sets the body.
+    #[must_use]
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self
     }
 
     /// Sends the response; says whether the connection can be used again.
-    pub(super) fn send(&self, stream: &mut TcpStream, method: &str, stop: &dyn Fn() -> bool) -> io::Result<bool> {
+    pub(crate) fn send(&self, stream: &mut TcpStream, method: &str, stop: &dyn Fn() -> bool) -> io::Result<bool> {
         if self.manner == Manner::Hangup {
             return Ok(false);
         }
