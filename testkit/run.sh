@@ -30,6 +30,7 @@ programs='
     ssh-agent openssh-client
     readelf binutils
     setpriv util-linux
+    newuidmap uidmap
 '
 # runc and mount helpers live where an ordinary user's path does not look.
 export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin

@@ -1,13 +1,14 @@
 //! The engine: one store, and everything that can be done with it.
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 
 use kiln_cache::Store;
+use kiln_cache::layer::Ownership;
 use kiln_frontend::lower::Plan;
 use kiln_oci::{Digest, Platform};
 use kiln_registry_client::{Client as Registry, Credentials, Options};
-use kiln_runtime::{Cancel, Program};
+use kiln_runtime::{Cancel, Footing, Ids, Isolation, Program};
 
 use crate::entitlement;
 use crate::error::{BuildError, Kind, chain};
@@ -29,6 +30,8 @@ pub struct EngineOptions {
     pub root: PathBuf,
     /// The program that sets up sandboxes: the kiln binary itself.
     pub sandbox_program: PathBuf,
+    /// What this process may do with commands and the owners of files.
+    pub footing: Footing,
     /// Where registry credentials come from.
     pub credentials: Arc<dyn Credentials>,
     /// Registries to be spoken to without TLS, or without checking it.
@@ -55,6 +58,7 @@ pub struct Engine {
     pub(crate) registry: Registry,
     program: OnceLock<std::io::Result<Program>>,
     program_path: PathBuf,
+    footing: Footing,
 }
 
 /// How often a context that changes while it is read is read again.
@@ -70,13 +74,20 @@ impl Engine {
     /// When the state directory cannot be used.
     pub fn open(options: EngineOptions) -> Result<Self, BuildError> {
         let store = Store::open(&options.root)
-            .map_err(|error| environment(&error).hint("set KILN_ROOT to a directory that you may write to"))?;
+            .map_err(|error| environment(&error).hint("set KILN_ROOT to a directory that you may write to"))?
+            .holding(ownership(&options.footing));
         let registry = Registry::new(Options {
             credentials: options.credentials,
             insecure: options.insecure_registries,
             ..Options::default()
         });
-        Ok(Self { store, registry, program: OnceLock::new(), program_path: options.sandbox_program })
+        Ok(Self {
+            store,
+            registry,
+            program: OnceLock::new(),
+            program_path: options.sandbox_program,
+            footing: options.footing,
+        })
     }
 
     /// Returns the store.
@@ -181,6 +192,8 @@ impl Engine {
             steps: work.steps.clone(),
             program: &self.program,
             program_path: &self.program_path,
+            footing: &self.footing,
+            told_footing: Once::new(),
             jobs: request.jobs,
             compression,
         };
@@ -342,6 +355,18 @@ impl Engine {
         work.layers.directories(&layers)?;
         let contents = Contents::new(work.layers.clone(), self.store.clone());
         Ok((work.layers.files(&layers)?, contents))
+    }
+}
+
+/// How the store can hold the owners of files, given where this process stands.
+fn ownership(footing: &Footing) -> Ownership {
+    match footing.ids {
+        // The same ids, and yet other marks of overlays.
+        Ids::Host if footing.isolation == Some(Isolation::UserNamespace) => Ownership::Mapped { first: 1 },
+        Ids::Host => Ownership::Real,
+        Ids::Mapped { first } => Ownership::Mapped { first },
+        Ids::Single => Ownership::Recorded,
+        Ids::Lost => Ownership::Lost,
     }
 }
 

@@ -18,6 +18,7 @@ use std::time::Duration;
 use kiln_oci::{Digest, Hasher};
 
 use crate::file::{At, list, publish, read};
+use crate::layer::Ownership;
 use crate::lock::{self, Kind};
 use crate::remove::remove_tree;
 use crate::{FileError, Store};
@@ -157,6 +158,10 @@ impl Store {
         identity.field(id);
         if let Some(base) = base {
             identity.digest(base);
+        }
+        // Files that belong to other ids than they should are of no use.
+        if self.ownership() != Ownership::Real {
+            identity.field(self.ownership().directory_name());
         }
         self.mounts_directory().join(identity.finish().hex())
     }

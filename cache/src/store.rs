@@ -9,7 +9,7 @@ use std::sync::Arc;
 use kiln_oci::{Digest, LayoutMarker};
 
 use crate::file::{At, FileError, list, publish};
-use crate::layer::Layer;
+use crate::layer::{Layer, Ownership};
 use crate::lock::{self, Kind};
 use crate::remove::remove_tree;
 
@@ -36,6 +36,7 @@ pub enum StoreError {
 #[derive(Debug, Clone)]
 pub struct Store {
     root: Arc<Path>,
+    ownership: Ownership,
 }
 
 /// A lock on the whole store, held until dropped or until the process ends.
@@ -57,12 +58,23 @@ impl Store {
     /// When a directory or file cannot be made.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let root = std::path::absolute(root).at("find", root)?;
-        let store = Self { root: root.into() };
+        let store = Self { root: root.into(), ownership: Ownership::Real };
         // The marker is made last.
         if !(store.root.join("oci-layout").exists() && store.root.join("run").exists()) {
             store.create()?;
         }
         Ok(store)
+    }
+
+    /// Returns a handle that holds the owners of files in another way.
+    #[must_use]
+    pub fn holding(self, ownership: Ownership) -> Self {
+        Self { ownership, ..self }
+    }
+
+    /// Returns how the owners of files are held.
+    pub fn ownership(&self) -> Ownership {
+        self.ownership
     }
 
     fn create(&self) -> Result<(), StoreError> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use kiln_builder::{BuildError, Engine, EngineOptions};
 use kiln_registry_client::DockerConfig;
+use kiln_runtime::{Footing, Isolation, IsolationError};
 
 /// The variables that kiln reads, as `docs/cli.md` lists them.
 #[cfg(test)]
@@ -21,23 +22,66 @@ pub const VARIABLES: [&str; 9] = [
     "TERM",
 ];
 
-/// Opens the engine on the user's store.
+/// Opens the engine on the user's store, with the strongest sandbox that can be had.
 ///
 /// # Errors
 /// When there is no place for the store, or it cannot be opened.
 pub fn open() -> Result<Engine, BuildError> {
-    let insecure = std::env::var("KILN_INSECURE_REGISTRIES").unwrap_or_default();
-    Engine::open(EngineOptions {
-        root: root(|name| std::env::var_os(name), rustix::process::geteuid().is_root())?,
-        sandbox_program: program()?,
-        credentials: Arc::new(DockerConfig::new()),
-        insecure_registries: insecure
-            .split(',')
-            .map(str::trim)
-            .filter(|name| !name.is_empty())
-            .map(str::to_owned)
-            .collect(),
-    })
+    Ground::take(None)?.open()
+}
+
+/// What an engine stands on.
+pub struct Ground {
+    /// The state directory.
+    pub root: PathBuf,
+    /// What this process may do with commands.
+    pub footing: Footing,
+}
+
+impl Ground {
+    /// Finds the state directory, and gets this process to the strongest isolation that can be had, or to the one wished
+    /// for. To be called before any thread is started.
+    ///
+    /// # Errors
+    /// When there is no place for the store, or what is wished for cannot be had.
+    pub fn take(wish: Option<Isolation>) -> Result<Self, BuildError> {
+        // In a user namespace everybody is root.
+        let root = root(|name| std::env::var_os(name), rustix::process::geteuid().is_root())?;
+        let footing = Footing::take(wish).map_err(|error| refused(&error))?;
+        Ok(Self { root, footing })
+    }
+
+    /// Fails where the isolation is weaker than `least`.
+    ///
+    /// # Errors
+    /// When it is, with the reason.
+    pub fn require(&self, least: Isolation) -> Result<(), BuildError> {
+        self.footing.require(least).map_err(|error| refused(&error))
+    }
+
+    /// Opens the engine.
+    ///
+    /// # Errors
+    /// When the store cannot be opened.
+    pub fn open(self) -> Result<Engine, BuildError> {
+        let insecure = std::env::var("KILN_INSECURE_REGISTRIES").unwrap_or_default();
+        Engine::open(EngineOptions {
+            root: self.root,
+            sandbox_program: program()?,
+            footing: self.footing,
+            credentials: Arc::new(DockerConfig::new()),
+            insecure_registries: insecure
+                .split(',')
+                .map(str::trim)
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned)
+                .collect(),
+        })
+    }
+}
+
+fn refused(error: &IsolationError) -> BuildError {
+    BuildError::environment(error.to_string()).hint("`kiln info` shows what is possible here")
 }
 
 /// Returns the state directory: `KILN_ROOT`, `/var/lib/kiln` for root, else `kiln` in the user's data directory.

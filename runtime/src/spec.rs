@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::isolation::Isolation;
+
 /// One command and everything around it.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Spec {
@@ -28,6 +30,8 @@ pub struct Spec {
     pub network: Network,
     /// How much the command may do.
     pub security: Security,
+    /// What the caller's [`Footing`](crate::Footing) is.
+    pub isolation: Isolation,
     /// Mounts; sorted by target before use, the last of equal targets wins.
     pub mounts: Vec<Mount>,
     /// The size of `/dev/shm` in bytes; 64 MiB where absent.
@@ -53,6 +57,7 @@ impl Spec {
             extra_hosts: Vec::new(),
             network: Network::Host,
             security: Security::Sandbox,
+            isolation: Isolation::Root,
             mounts: Vec::new(),
             shm_size: None,
             rlimits: Vec::new(),

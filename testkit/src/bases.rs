@@ -1,5 +1,6 @@
 //! The base images of the tests, made once for a checkout by `testkit/bases.sh`.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -27,7 +28,9 @@ pub fn bases() -> &'static Bases {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let folder = std::env::var_os("KILN_TEST_BASES").map_or_else(|| here.join("../target/bases"), PathBuf::from);
         if folder.join("done").exists() {
-            return Bases { layout: folder.join("oci"), registry: folder.join("registry") };
+            let bases = Bases { layout: folder.join("oci"), registry: folder.join("registry") };
+            let_all_read(&bases.layout);
+            return bases;
         }
         let script = here.join("bases.sh");
         let output = Command::new("bash")
@@ -40,6 +43,19 @@ pub fn bases() -> &'static Bases {
         assert!(output.status.success(), "{} failed: {}", script.display(), output.status);
         let text = String::from_utf8_lossy(&output.stdout);
         let done = Path::new(text.lines().last().unwrap_or_default());
-        Bases { layout: done.join("oci"), registry: done.join("registry") }
+        let bases = Bases { layout: done.join("oci"), registry: done.join("registry") };
+        let_all_read(&bases.layout);
+        bases
     })
+}
+
+/// Lets ordinary users read the layout, which the tool that made it does not.
+fn let_all_read(layout: &Path) {
+    let blobs = std::fs::read_dir(layout.join("blobs/sha256")).into_iter().flatten().flatten();
+    for path in blobs.map(|blob| blob.path()).chain([layout.join("index.json")]) {
+        if std::fs::metadata(&path).is_ok_and(|found| found.permissions().mode() & 0o044 != 0o044) {
+            // Whoever may not change it needs no more than it has.
+            let _ = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644));
+        }
+    }
 }

@@ -174,8 +174,8 @@ impl Drop for Bed {
 /// A run of the program that is being prepared.
 #[derive(Debug, Clone)]
 pub struct Kiln {
-    program: PathBuf,
-    arguments: Vec<OsString>,
+    pub(crate) program: PathBuf,
+    pub(crate) arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     folder: PathBuf,
     input: Option<Vec<u8>>,

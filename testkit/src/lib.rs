@@ -22,6 +22,7 @@ mod layer;
 mod leftovers;
 pub mod registry;
 mod server;
+mod user;
 mod wire;
 
 pub use bases::{Bases, bases};
@@ -35,4 +36,5 @@ pub use image::{Image, Source};
 pub use layer::{Entry, Kind, Layer, differences, flatten};
 pub use leftovers::leftovers;
 pub use server::Server;
+pub use user::Ordinary;
 pub use wire::{Manner, Request, Response};

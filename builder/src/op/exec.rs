@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use kiln_cache::layer;
 use kiln_frontend::graph::{Exec, MountKind, Network, Security};
 use kiln_oci::Digest;
-use kiln_runtime::{self as runtime, Event, Stream};
+use kiln_runtime::{self as runtime, Event, Isolation, Stream};
 
 use self::failure::{Tail, command_failed, not_run};
 pub use self::mounts::fingerprints;
@@ -27,6 +27,7 @@ use crate::solver::{Job, Solver};
 /// # Errors
 /// When the sandbox cannot be set up, or the command fails.
 pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), BuildError> {
+    let isolation = isolation(solver, job)?;
     let layers = job.base();
     let mut lowers = solver.layers.directories(layers)?;
     lowers.reverse();
@@ -37,6 +38,7 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
     adopt(&upper, lowers.first()).map_err(|error| scratch_failed(scratch.path(), &error))?;
     let root = runtime::Root { lowers: lowers.clone(), upper: upper.clone(), work };
     let mut spec = runtime::Spec::new(root, op.args.iter().cloned());
+    spec.isolation = isolation;
     spec.env.clone_from(&op.env);
     spec.env.extend(op.proxy_env.iter().cloned());
     spec.cwd.clone_from(&op.cwd);
@@ -103,6 +105,20 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
     }
     let packed = layer::seal(solver.store, upper, &lowers, None).map_err(|error| crate::layers::failed(&error))?;
     Ok((packed.diff_id, packed.size))
+}
+
+/// Returns what commands are shut in by here, and says so once where it is not what is usual.
+fn isolation(solver: &Solver, job: &Job) -> Result<Isolation, BuildError> {
+    let footing = solver.footing;
+    let Some(isolation) = footing.isolation else {
+        let reasons: Vec<String> = footing.refused.iter().map(|(rung, reason)| format!("{rung}: {reason}")).collect();
+        return Err(BuildError::environment(format!("commands cannot be run here: {}", reasons.join("; ")))
+            .hint("run kiln as root, or see `kiln info` for what a user needs; COPY and pulls work without"));
+    };
+    if isolation != Isolation::Root {
+        solver.told_footing.call_once(|| job.step().note(format!("sandbox: {footing}")));
+    }
+    Ok(isolation)
 }
 
 fn directory(parent: &Path, name: &str) -> io::Result<PathBuf> {

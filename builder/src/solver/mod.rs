@@ -10,7 +10,7 @@ mod key;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, Once, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kiln_cache::Store;
@@ -18,7 +18,7 @@ use kiln_cache::context::Memo;
 use kiln_cache::layer::Compression;
 use kiln_frontend::graph::{Edge, Graph, LocalSource, MountKind, Op, Source, Vertex, VertexId, op_digest};
 use kiln_oci::{Digest, Hasher};
-use kiln_runtime::{Cancel, Program};
+use kiln_runtime::{Cancel, Footing, Program};
 
 use crate::engine::Client;
 use crate::error::{BuildError, chain};
@@ -53,6 +53,10 @@ pub struct Solver<'a> {
     pub program: &'a OnceLock<std::io::Result<Program>>,
     /// Where that program is.
     pub program_path: &'a std::path::Path,
+    /// What this process may do with commands.
+    pub footing: &'a Footing,
+    /// Whether the user has been told of it.
+    pub told_footing: Once,
     /// How many commands may run at the same time.
     pub jobs: Option<usize>,
     /// What the layers of the result are to be compressed with; `None` when nobody wants blobs.

@@ -11,6 +11,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::Ownership;
 use super::entry::CAPABILITY;
 use crate::FileError;
 use crate::file::At;
@@ -23,19 +24,20 @@ pub(crate) type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 pub(crate) struct Directory {
     path: PathBuf,
     root: OwnedFd,
+    ownership: Ownership,
     /// The directory that was written to last: entries come in groups.
     parent: Option<(Vec<u8>, OwnedFd)>,
 }
 
 impl Directory {
     /// Makes the directory `path` and starts to fill it.
-    pub(crate) fn create(path: &Path) -> Result<Self, FileError> {
+    pub(crate) fn create(path: &Path, ownership: Ownership) -> Result<Self, FileError> {
         rustix::fs::mkdirat(CWD, path, Mode::RWXU).at("create", path)?;
         let root = open(CWD, path.as_os_str(), ResolveFlags::empty()).at("open", path)?;
         // Neither umask nor a set-group-id parent takes part.
         rustix::fs::chmodat(CWD, path, Mode::from_bits_retain(0o755), AtFlags::empty())
             .at("change the mode of", path)?;
-        Ok(Self { path: path.to_owned(), root, parent: None })
+        Ok(Self { path: path.to_owned(), root, ownership, parent: None })
     }
 
     fn full(&self, path: &[u8]) -> PathBuf {
@@ -74,16 +76,32 @@ impl Directory {
     /// Sets owner, attributes, mode and time of a file, in an order in which none undoes another.
     pub(crate) fn finish_file(&self, path: &[u8], file: &File, meta: &Meta, xattrs: &Xattrs) -> Result<(), FileError> {
         let full = || self.full(path);
-        change_owner(|| rustix::fs::fchown(file, uid(meta), gid(meta)), meta).at("change the owner of", full())?;
+        self.set_owner(file.as_fd(), meta).at("change the owner of", full())?;
         self.set_xattrs(path, file.as_fd(), xattrs)?;
         rustix::fs::fchmod(file, mode(meta)).at("change the mode of", full())?;
         rustix::fs::futimens(file, &times(meta.mtime)).at("change the time of", full())
     }
 
+    /// Sets or notes the owner of a file or directory.
+    fn set_owner(&self, file: BorrowedFd<'_>, meta: &Meta) -> rustix::io::Result<()> {
+        match self.ownership {
+            Ownership::Real | Ownership::Mapped { .. } => rustix::fs::fchown(file, uid(meta), gid(meta)),
+            Ownership::Lost => Ok(()),
+            Ownership::Recorded if (meta.uid, meta.gid) == (0, 0) => Ok(()),
+            Ownership::Recorded => {
+                let text = format!("{}:{}", meta.uid, meta.gid);
+                rustix::fs::fsetxattr(file, Ownership::MARK, text.as_bytes(), XattrFlags::empty())
+            }
+        }
+    }
+
     fn set_xattrs(&self, path: &[u8], file: BorrowedFd<'_>, xattrs: &Xattrs) -> Result<(), FileError> {
         for (name, value) in xattrs {
-            // `trusted.*` rules the overlay itself, labels belong to the host they came from.
-            let allowed = name == CAPABILITY || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");
+            // `trusted.*` rules the overlay itself, labels belong to the host they came from, the mark is ours to set.
+            let allowed = name == CAPABILITY
+                || name.starts_with(b"user.")
+                    && !name.starts_with(b"user.overlay.")
+                    && name != Ownership::MARK.as_bytes();
             if !allowed {
                 continue;
             }
@@ -108,8 +126,7 @@ impl Directory {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = self.at("open", path, |parent, name| rustix::fs::openat(parent, name, flags, Mode::empty()))?;
         let full = || self.full(path);
-        change_owner(|| rustix::fs::fchown(&directory, uid(meta), gid(meta)), meta)
-            .at("change the owner of", full())?;
+        self.set_owner(directory.as_fd(), meta).at("change the owner of", full())?;
         self.set_xattrs(path, directory.as_fd(), xattrs)?;
         rustix::fs::fchmod(&directory, mode(meta)).at("change the mode of", full())
     }
@@ -150,9 +167,12 @@ impl Directory {
             }
             other => other?,
         }
-        self.at("change the owner of", path, |parent, name| {
-            change_owner(|| rustix::fs::chownat(parent, name, uid(meta), gid(meta), AtFlags::SYMLINK_NOFOLLOW), meta)
-        })?;
+        // What is no file has no attribute to note an owner in.
+        if matches!(self.ownership, Ownership::Real | Ownership::Mapped { .. }) {
+            self.at("change the owner of", path, |parent, name| {
+                rustix::fs::chownat(parent, name, uid(meta), gid(meta), AtFlags::SYMLINK_NOFOLLOW)
+            })?;
+        }
         if meta.kind != Kind::Symlink {
             // The name was made by us a moment ago and is no link.
             self.at("change the mode of", path, |parent, name| {
@@ -215,15 +235,6 @@ fn open(from: impl AsFd, path: &std::ffi::OsStr, resolve: ResolveFlags) -> rusti
             Err(Errno::AGAIN) => continue,
             result => return result,
         }
-    }
-}
-
-/// An ordinary user cannot give files away: there the directory form holds names and contents, and the index alone knows
-/// the owners. Nothing but the index is asked for them, as such a user cannot run commands on the directory.
-fn change_owner(change: impl Fn() -> rustix::io::Result<()>, meta: &Meta) -> rustix::io::Result<()> {
-    match change() {
-        Err(Errno::PERM) if (meta.uid == 0 && meta.gid == 0) || !rustix::process::geteuid().is_root() => Ok(()),
-        other => other,
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! layers/v1/<diff id>/
-//!   fs/               directory form, ready to be a lower directory of an overlay
+//!   fs/               directory form, ready to be a lower directory of an overlay; other names of
+//!                     it hold the owners of files in other ways, see `owner`
 //!   index             every entry with metadata and content digest
 //!   blobs/<name>      a note: a blob that holds the tar form, and where it may be had
 //! ```
@@ -17,6 +18,7 @@ mod directory;
 mod entry;
 mod header;
 mod index;
+mod owner;
 mod pack;
 mod read;
 mod seal;
@@ -37,6 +39,7 @@ pub use compression::Compression;
 pub use entry::{Content, NewEntry, NewKind};
 pub use header::{HeaderError, TarHeader, end_of_archive};
 pub use index::{Change, IndexEntry, LayerIndex, Put};
+pub use owner::Ownership;
 pub use pack::{Pack, Packed, pack};
 pub use seal::seal;
 pub use unpack::{Limits, Unpack, ensure_blob, ensure_directory, ensure_index, unpack, unpack_within};
@@ -152,7 +155,7 @@ impl Layer {
     /// Returns the directory form when it is here: ready to be a lower directory of an overlay,
     /// with whiteouts as devices 0:0 and opaque directories marked. It must not be changed.
     pub fn directory(&self) -> Option<PathBuf> {
-        let path = self.home().join("fs");
+        let path = self.home().join(self.store.ownership().directory_name());
         path.is_dir().then_some(path)
     }
 

@@ -54,7 +54,8 @@ pub fn pack(
     options: &Pack,
 ) -> Result<Packed, LayerError> {
     let scratch = if options.directory { Some(store.ingest_scratch("layer")?) } else { None };
-    let directory = scratch.as_ref().map(|scratch| Directory::create(&scratch.path().join("fs"))).transpose()?;
+    let directory =
+        scratch.as_ref().map(|scratch| Directory::create(&scratch.path().join("fs"), store.ownership())).transpose()?;
     let mut packer = Packer::new(store, options.compression, directory);
     for entry in entries {
         packer.add(entry?)?;
@@ -82,7 +83,7 @@ pub(crate) fn publish(store: &Store, packed: &Packed, scratch: Option<&Scratch>)
 pub(crate) fn publish_directory(store: &Store, diff_id: &Digest, from: &std::path::Path) -> Result<(), FileError> {
     use std::io::ErrorKind::{AlreadyExists, DirectoryNotEmpty, NotFound};
     let home = store.layer(diff_id).home();
-    let target = home.join("fs");
+    let target = home.join(store.ownership().directory_name());
     loop {
         if target.exists() {
             return Ok(());

@@ -11,15 +11,15 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::LayerError;
 use super::directory::os;
 use super::entry::{CAPABILITY, Content, NewEntry, NewKind};
+use super::{LayerError, Ownership};
 use crate::FileError;
 use crate::file::{At, list};
 
 /// Iterates over what is in a directory form, in the order of a walk. Sockets are left out.
-pub(crate) fn entries(directory: &Path) -> Entries {
-    let mut entries = Entries { directory: directory.to_owned(), open: Vec::new(), links: HashMap::new() };
+pub(crate) fn entries(directory: &Path, ownership: Ownership) -> Entries {
+    let mut entries = Entries { directory: directory.to_owned(), ownership, open: Vec::new(), links: HashMap::new() };
     entries.open.push((Vec::new(), None));
     entries
 }
@@ -27,6 +27,7 @@ pub(crate) fn entries(directory: &Path) -> Entries {
 /// See [`entries`].
 pub(crate) struct Entries {
     directory: PathBuf,
+    ownership: Ownership,
     /// The directories on the way, each with the names that are left, the next one last; `None`
     /// before they are read.
     open: Vec<(Vec<u8>, Option<Vec<OsString>>)>,
@@ -120,7 +121,8 @@ impl Entries {
         }
         let mode = if file_type.is_symlink() { 0o777 } else { found.mode() & 0o7777 };
         let mtime = (found.mtime(), u32::try_from(found.mtime_nsec()).unwrap_or_default());
-        Ok(Some(NewEntry { path: path.to_owned(), kind, mode, uid: found.uid(), gid: found.gid(), mtime, xattrs }))
+        let (uid, gid) = self.ownership.of(&full, &found)?;
+        Ok(Some(NewEntry { path: path.to_owned(), kind, mode, uid, gid, mtime, xattrs }))
     }
 }
 

@@ -19,7 +19,7 @@ use super::directory::times;
 use super::entry::CAPABILITY;
 use super::pack::{Packed, Packer, publish, publish_directory};
 use super::read::{self, attribute, is_whiteout, open_file};
-use super::{Compression, LayerError};
+use super::{Compression, LayerError, Ownership};
 use crate::file::{At, list};
 use crate::remove::remove_tree;
 use crate::{FileError, Store};
@@ -39,7 +39,8 @@ pub fn seal(
     lowers: &[PathBuf],
     compression: Option<Compression>,
 ) -> Result<Packed, LayerError> {
-    let children = compare_children(&upper, lowers, false, 0)?;
+    let ownership = store.ownership();
+    let children = compare_children(&upper, lowers, ownership, false, 0)?;
     normalise_children(&upper, children)?;
     // The root itself is no part of a layer; unpacked ones have this.
     let root = Some((Uid::ROOT, Gid::ROOT));
@@ -52,7 +53,7 @@ pub fn seal(
     drop_marks(&upper)?;
 
     let mut packer = Packer::new(store, compression, None);
-    for entry in read::entries(&upper) {
+    for entry in read::entries(&upper, ownership) {
         packer.add(entry?)?;
     }
     let packed = packer.finish()?;
@@ -147,7 +148,13 @@ fn names_below(lowers: &[PathBuf]) -> Result<BTreeSet<OsString>, FileError> {
     Ok(shown)
 }
 
-fn compare_children(upper: &Path, lowers: &[PathBuf], hides: bool, depth: usize) -> Result<Vec<Found>, LayerError> {
+fn compare_children(
+    upper: &Path,
+    lowers: &[PathBuf],
+    ownership: Ownership,
+    hides: bool,
+    depth: usize,
+) -> Result<Vec<Found>, LayerError> {
     if depth >= DEPTH {
         return Err(unrepresentable(upper, format!("directories are nested more than {DEPTH} deep")));
     }
@@ -169,11 +176,11 @@ fn compare_children(upper: &Path, lowers: &[PathBuf], hides: bool, depth: usize)
             let (same, lowers, hidden) = match below {
                 Below::Directories(lowers, top) => {
                     let hidden = if opaque { names_below(&lowers)? } else { BTreeSet::new() };
-                    (same_attributes(&path, &found, &lowers[0], &top)?, lowers, hidden)
+                    (same_attributes((&path, &found), (&lowers[0], &top), ownership)?, lowers, hidden)
                 }
                 _ => (false, Vec::new(), BTreeSet::new()),
             };
-            let children = compare_children(&path, &lowers, opaque && !lowers.is_empty(), depth + 1)?;
+            let children = compare_children(&path, &lowers, ownership, opaque && !lowers.is_empty(), depth + 1)?;
             let is_here = |name: &OsString| children.binary_search_by(|child| child.name.cmp(name)).is_ok();
             let hidden = hidden.into_iter().filter(|name| !is_here(name)).collect();
             State::Directory { same, mtime: (found.mtime(), found.mtime_nsec()), children, hidden }
@@ -182,7 +189,7 @@ fn compare_children(upper: &Path, lowers: &[PathBuf], hides: bool, depth: usize)
                 return Err(unrepresentable(&path, "its content was left below by the overlay (metacopy)".to_owned()));
             }
             let same = match &below {
-                Below::Other(lower, was) => same_file(&path, &found, lower, was)?,
+                Below::Other(lower, was) => same_file((&path, &found), (lower, was), ownership)?,
                 _ => false,
             };
             State::File { same }
@@ -253,17 +260,23 @@ fn normalise_whiteout(path: &Path) -> Result<(), FileError> {
     make_whiteout(path)
 }
 
+/// A path and what is known of it.
+type Known<'a> = (&'a Path, &'a Metadata);
+
 /// Whether a directory, or anything else, has the owner, mode, device and capability of another.
-fn same_attributes(one: &Path, is: &Metadata, two: &Path, was: &Metadata) -> Result<bool, FileError> {
-    let plain = is.mode() == was.mode() && is.uid() == was.uid() && is.gid() == was.gid() && is.rdev() == was.rdev();
-    if !plain || !is.is_file() {
-        return Ok(plain);
+fn same_attributes((one, is): Known<'_>, (two, was): Known<'_>, ownership: Ownership) -> Result<bool, FileError> {
+    let plain = is.mode() == was.mode() && is.rdev() == was.rdev();
+    if !plain || ownership.of(one, is)? != ownership.of(two, was)? {
+        return Ok(false);
+    }
+    if !is.is_file() {
+        return Ok(true);
     }
     let capability = |path: &Path| attribute(path, CAPABILITY).at("read an attribute of", path);
     Ok(capability(one)? == capability(two)?)
 }
 
-fn same_file(one: &Path, is: &Metadata, two: &Path, was: &Metadata) -> Result<bool, FileError> {
+fn same_file((one, is): Known<'_>, (two, was): Known<'_>, ownership: Ownership) -> Result<bool, FileError> {
     if is.len() != was.len() || is.mtime() != was.mtime() {
         return Ok(false);
     }
@@ -271,7 +284,7 @@ fn same_file(one: &Path, is: &Metadata, two: &Path, was: &Metadata) -> Result<bo
     if is.mtime_nsec() != was.mtime_nsec() && is.mtime_nsec() != 0 && was.mtime_nsec() != 0 {
         return Ok(false);
     }
-    if !same_attributes(one, is, two, was)? {
+    if !same_attributes((one, is), (two, was), ownership)? {
         return Ok(false);
     }
     if is.is_symlink() {

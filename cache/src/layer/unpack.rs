@@ -82,7 +82,7 @@ pub fn unpack_within(
     cancelled: &dyn Fn() -> bool,
 ) -> Result<(), LayerError> {
     let scratch = store.ingest_scratch("layer")?;
-    let directory = Directory::create(&scratch.path().join("fs"))?;
+    let directory = Directory::create(&scratch.path().join("fs"), store.ownership())?;
     let ingest = if unpack.keep_blob { Some(store.ingest()?) } else { None };
     let wanted = Wanted { diff_id: unpack.diff_id, blob: Some(&unpack.blob), limits };
     let index = read_layer(&wanted, input, ingest, Some(directory), cancelled)?;
@@ -108,7 +108,7 @@ pub fn ensure_directory(store: &Store, diff_id: &Digest) -> Result<PathBuf, Laye
     }
     let index = with_local_blob(store, diff_id, |input| {
         let scratch = store.ingest_scratch("layer")?;
-        let directory = Directory::create(&scratch.path().join("fs"))?;
+        let directory = Directory::create(&scratch.path().join("fs"), store.ownership())?;
         let wanted = Wanted { diff_id: *diff_id, blob: None, limits: &Limits::default() };
         let index = read_layer(&wanted, input, None, Some(directory), &|| false)?;
         publish_directory(store, diff_id, &scratch.path().join("fs"))?;
@@ -204,7 +204,7 @@ fn recompress(
 fn repack(store: &Store, diff_id: &Digest, compression: Option<Compression>) -> Result<Packed, LayerError> {
     let directory = store.layer(diff_id).directory().ok_or(LayerError::Missing(*diff_id))?;
     let mut packer = Packer::new(store, compression, None);
-    for entry in read::entries(&directory) {
+    for entry in read::entries(&directory, store.ownership()) {
         packer.add(entry?)?;
     }
     let packed = packer.finish()?;

@@ -10,6 +10,7 @@ use kiln_builder::{BuildError, BuildRequest, BuildResult, Client, Entitlement, O
 use kiln_frontend::dockerfile::csv;
 use kiln_frontend::lower;
 use kiln_oci::Platform;
+use kiln_runtime::Isolation;
 
 use super::call::{Call, Method};
 use crate::input::build_arg;
@@ -21,7 +22,8 @@ use crate::input::ssh::NamedAgents;
 use crate::input::{output, value};
 use crate::message::{self, Failure, SourceText};
 use crate::progress::{Display, Mode};
-use crate::{interrupt, metadata, state, summary};
+use crate::state::Ground;
+use crate::{interrupt, metadata, summary};
 
 /// The arguments of `kiln build`.
 #[derive(Debug, Args)]
@@ -92,6 +94,12 @@ pub struct Arguments {
     /// Forward an ssh agent, or keys, to the steps that ask for it
     #[arg(long = "ssh", value_name = "ID[=SOCKET|KEY[,KEY]]")]
     agents: Vec<String>,
+    /// Shut commands in by this: `root`, `userns`, `userns-single`, `chroot` [default: the strongest there is]
+    #[arg(long, value_name = "KIND")]
+    isolation: Option<String>,
+    /// Fail where commands would be shut in by less than this
+    #[arg(long, value_name = "KIND")]
+    require_isolation: Option<String>,
     /// Run at most so many commands at the same time
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     jobs: Option<u32>,
@@ -148,7 +156,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let lent = arguments.lent(&current)?;
     let mut request = arguments.request(&current, named.values)?;
     output::check_destinations(&request.outputs, io::stdout().is_terminal())?;
-    let engine = state::open()?;
+    let ground = Ground::take(arguments.isolation()?)?;
+    if let Some(least) = arguments.least_isolation()? {
+        ground.require(least)?;
+    }
+    let engine = ground.open()?;
     let display = Display::start(if arguments.print.is_some() { Mode::Quiet } else { mode });
     let (steps, cancel) = (Steps::new(display.sink()), interrupt::cancel());
     let fetcher = engine.fetcher(&steps, &lent, &cancel);
@@ -214,6 +226,15 @@ impl Arguments {
             secrets: NamedSecrets::parse(&self.secrets, current)?,
             agents: NamedAgents::parse(&self.agents, usual, current)?,
         })
+    }
+
+    fn isolation(&self) -> Result<Option<Isolation>, BuildError> {
+        // `default` is what Docker calls it.
+        self.isolation.as_deref().filter(|text| *text != "default").map(value::isolation).transpose()
+    }
+
+    fn least_isolation(&self) -> Result<Option<Isolation>, BuildError> {
+        self.require_isolation.as_deref().map(value::isolation).transpose()
     }
 
     fn call(&self) -> Result<Call, BuildError> {

@@ -8,6 +8,7 @@ mod call;
 mod debug;
 mod history;
 mod images;
+mod info;
 mod inspect;
 mod prune;
 mod pull;
@@ -52,6 +53,8 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Remove from the store what is not needed any more
     Prune(prune::Arguments),
+    /// Show what this machine lets kiln do
+    Info(info::Arguments),
     /// Look inside: what kiln makes of a build file
     Debug(debug::Arguments),
     /// Show the version
@@ -78,6 +81,7 @@ pub fn run() -> ExitCode {
         Command::History(arguments) => history::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Prune(arguments) => prune::run(&arguments),
+        Command::Info(arguments) => info::run(&arguments),
         Command::Debug(arguments) => debug::run(&arguments),
         Command::Version(arguments) => version::run(&arguments),
     };

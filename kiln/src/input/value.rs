@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use kiln_builder::BuildError;
 use kiln_frontend::graph::Network;
 use kiln_oci::{Platform, Reference};
+use kiln_runtime::{Isolation, IsolationError};
 
 /// Reads the name of an image to be made; without a tag it is `latest`.
 ///
@@ -19,6 +20,14 @@ pub fn tag(text: &str) -> Result<Reference, BuildError> {
             .hint("use `name:tag`"));
     }
     Ok(reference.with_default_tag())
+}
+
+/// Reads the name of what commands are shut in by.
+///
+/// # Errors
+/// When there is no such thing.
+pub fn isolation(text: &str) -> Result<Isolation, BuildError> {
+    text.parse().map_err(|error: IsolationError| BuildError::input(error.to_string()))
 }
 
 /// Reads the name of an existing image; without tag and digest it is `latest`.

@@ -13,6 +13,7 @@ mod interrupted;
 mod language;
 mod projects;
 mod rights;
+mod rungs;
 mod sandbox;
 mod ssh;
 mod wrong;

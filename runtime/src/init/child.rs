@@ -126,7 +126,7 @@ impl Place {
         let overlay = overlay::make_directory(&work, stub::OVERLAY)
             .doing(|| format!("make {}/{}", root.work.display(), stub::OVERLAY))?;
         // Covering the work directory is as good a place as any: it is ours, and only this namespace sees it.
-        let workshop = Workshop::attach(&work).map_err(|refusal| refusal.at("a workshop"))?;
+        let workshop = Workshop::attach(&work, spec.isolation).map_err(|refusal| refusal.at("a workshop"))?;
         Ok(Self { upper, work, overlay, workshop })
     }
 
@@ -245,7 +245,7 @@ fn give_up_rights(socket: &UnixStream, plan: &Plan, identity: &Identity) -> Resu
     }
     sys::close_on_exec_from(3).doing(|| "close descriptors".to_owned())?;
     sys::new_session_keyring();
-    privilege::drop_to(identity, plan.spec.security, plan.filter.as_deref())?;
+    privilege::drop_to(identity, plan.spec.security, plan.spec.isolation, plan.filter.as_deref())?;
     // Changing the user has undone it.
     set_parent_process_death_signal(Some(Signal::KILL)).doing(|| "tie the command to its parent".to_owned())?;
     rustix::process::umask(Mode::from_raw_mode(0o022));

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use crate::error::SetupError;
 use crate::init::kernel_files::directory;
 use crate::init::mount::{Attributes, Refusal, Tree, Workshop, open_at};
+use crate::isolation::Isolation;
 use crate::spec::{Security, Spec};
 
 /// Name, major and minor number.
@@ -54,7 +55,9 @@ pub fn mount(root: &OwnedFd, spec: &Spec, workshop: &Workshop, devices: Attribut
     }
     let size = spec.shm_size.filter(|size| *size > 0).unwrap_or(SHM).to_string();
     let quiet = Attributes::MOUNT_ATTR_NOSUID | Attributes::MOUNT_ATTR_NOEXEC;
-    let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+    // Where there is one id, there is no group of terminals.
+    let group = if spec.isolation == Isolation::SingleId { "0" } else { "5" };
+    let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", group)];
     for (kind, name, options, attributes) in [
         ("devpts", "pts", &pts[..], quiet),
         ("tmpfs", "shm", &[("mode", "1777"), ("size", &size)], quiet | Attributes::MOUNT_ATTR_NODEV),

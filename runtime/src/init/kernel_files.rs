@@ -49,11 +49,26 @@ pub fn mount_sys(root: &OwnedFd, security: Security) -> Result<(), SetupError> {
     if security == Security::Sandbox {
         attributes |= Attributes::MOUNT_ATTR_RDONLY;
     }
-    let sys = Tree::fresh("sysfs", &[], attributes).map_err(at)?;
+    let sys = match Tree::fresh("sysfs", &[], attributes) {
+        // In a user namespace the host's network comes with the host's view of devices.
+        Err(refusal) if refusal.errno() == libc::EPERM => {
+            let tree = host_sys(attributes).map_err(at)?;
+            return tree.attach(directory(root, "/sys")?).map_err(at);
+        }
+        result => result.map_err(at)?,
+    };
     sys.attach(directory(root, "/sys")?).map_err(at)?;
     // A host without cgroups, or one that does not let us, has none to show.
     let _ = mount_cgroups(&sys, attributes);
     Ok(())
+}
+
+/// The host's own `/sys`, with all that is mounted in it.
+fn host_sys(attributes: Attributes) -> Result<Tree, Refusal> {
+    let host = openat2(CWD, "/sys", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+    let tree = Tree::clone_of(&host, true)?;
+    tree.restrict_all(attributes)?;
+    Ok(tree)
 }
 
 fn mount_cgroups(sys: &Tree, attributes: Attributes) -> Result<(), Refusal> {

@@ -10,6 +10,7 @@ use rustix::mount::{
 };
 
 use crate::error::{SetupError, reason};
+use crate::isolation::Isolation;
 use crate::sys;
 
 /// What a mount forbids.
@@ -161,43 +162,60 @@ pub fn open_at(directory: impl AsFd, name: &str) -> rustix::io::Result<OwnedFd> 
 
 /// A tmpfs that only the set-up sees: things that are mounted into the sandbox are made here, and mounts that must be
 /// attached somewhere before parts of them can be cloned are attached here. It goes with the old root.
-pub struct Workshop(Tree);
+pub struct Workshop {
+    tree: Tree,
+    /// What may be made here and in mounts depends on it.
+    pub isolation: Isolation,
+}
 
 impl Workshop {
     /// Makes one on top of a directory.
-    pub fn attach(place: impl AsFd) -> Result<Self, Refusal> {
+    pub fn attach(place: impl AsFd, isolation: Isolation) -> Result<Self, Refusal> {
         let tree = Tree::fresh("tmpfs", &[("mode", "0755")], Attributes::MOUNT_ATTR_NOSUID)?;
         tree.attach(place)?;
-        Ok(Self(tree))
+        Ok(Self { tree, isolation })
     }
 
     /// Makes an empty directory and opens it.
     pub fn make_directory(&self, name: &str) -> Result<OwnedFd, Refusal> {
-        match mkdirat(&self.0, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(open_at(&self.0, name)?),
+        match mkdirat(&self.tree, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(open_at(&self.tree, name)?),
             Err(error) => Err(error.into()),
         }
     }
 
     /// Opens what is there now: after something was attached to a directory, that.
     pub fn open(&self, name: &str) -> Result<OwnedFd, Refusal> {
-        Ok(open_at(&self.0, name)?)
+        Ok(open_at(&self.tree, name)?)
     }
 
     /// Makes a file.
     pub fn write_file(&self, name: &str, content: &[u8], mode: u32, owner: (u32, u32)) -> Result<(), Refusal> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = openat(&self.0, name, flags, Mode::from_raw_mode(0o600))?;
+        let file = openat(&self.tree, name, flags, Mode::from_raw_mode(0o600))?;
         std::fs::File::from(file.try_clone()?).write_all(content)?;
-        rustix::fs::fchown(&file, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)))?;
+        // Where there is one id, its owner is everybody.
+        if self.isolation != Isolation::SingleId {
+            rustix::fs::fchown(&file, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)))?;
+        }
         // After the owner: changing that takes set-id bits away.
         Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(mode & 0o7777))?)
     }
 
-    /// Makes a character device.
+    /// Makes a character device of `/dev`; in a user namespace the one of the host is mounted in its place.
     pub fn make_device(&self, name: &str, major: u32, minor: u32) -> Result<(), Refusal> {
         let device = rustix::fs::makedev(major, minor);
-        Ok(mknodat(&self.0, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device)?)
+        let mode = Mode::from_raw_mode(0o666);
+        if !self.isolation.is_confined() {
+            return Ok(mknodat(&self.tree, name, FileType::CharacterDevice, mode, device)?);
+        }
+        let host = open_at(rustix::fs::CWD, &format!("/dev/{name}"))?;
+        let stat = rustix::fs::fstat(&host)?;
+        if !FileType::from_raw_mode(stat.st_mode).is_char_device() || stat.st_rdev != device {
+            return Err(rustix::io::Errno::NODEV.into());
+        }
+        mknodat(&self.tree, name, FileType::RegularFile, mode, 0)?;
+        Tree::clone_of(host, false)?.attach(self.open(name)?)
     }
 
     /// Makes a mount of one file. What the workshop itself forbids is forbidden there too.

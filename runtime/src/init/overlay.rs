@@ -12,11 +12,16 @@ use rustix::mount::MountFlags;
 
 use crate::error::{Doing, SetupError};
 use crate::init::mount::{Attributes, Context, Refusal, Workshop};
+use crate::isolation::Isolation;
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// Features that would change what the layers mean. A kernel that does not know one has it off.
 const OFF: [(&str, &str); 3] = [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")];
+
+/// Makes the overlay's marks attributes of users, as they must be in a user namespace. There the kernel would mount without,
+/// too, and then fail to delete what lies below.
+const USER_MARKS: &str = "userxattr";
 
 /// Opens a directory of the host.
 pub fn open_directory(path: &Path) -> Result<OwnedFd, SetupError> {
@@ -56,13 +61,13 @@ pub fn mount(
     name: &str,
 ) -> Result<OwnedFd, Refusal> {
     let place = workshop.make_directory(name)?;
-    match modern(layers, writable, attributes) {
+    match modern(layers, writable, attributes, workshop.isolation) {
         Ok(tree) => {
             tree.attach(&place)?;
             Ok(tree.into_fd())
         }
         Err(Unsuitable::Old) => {
-            legacy(layers, writable, attributes, &place)?;
+            legacy(layers, writable, attributes, &place, workshop.isolation)?;
             workshop.open(name)
         }
         Err(Unsuitable::Refused(refusal)) => Err(refusal),
@@ -88,6 +93,7 @@ fn modern(
     layers: &[OwnedFd],
     writable: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
     attributes: Attributes,
+    isolation: Isolation,
 ) -> Result<crate::init::mount::Tree, Unsuitable> {
     let context = Context::open("overlay")?;
     context.set("source", "overlay")?;
@@ -100,6 +106,9 @@ fn modern(
     for (key, value) in OFF {
         // Refused only where unknown.
         let _ = context.set(key, value);
+    }
+    if isolation.is_confined() {
+        context.set_flag(USER_MARKS)?;
     }
     if let Some((upper, work)) = writable {
         context.set("upperdir", &path(upper))?;
@@ -115,11 +124,15 @@ fn legacy(
     writable: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
     attributes: Attributes,
     place: &OwnedFd,
+    isolation: Isolation,
 ) -> Result<(), Refusal> {
     let lowers: Vec<String> = layers.iter().map(path).collect();
     let mut options = format!("lowerdir={}", lowers.join(":"));
     if let Some((upper, work)) = writable {
         options.push_str(&format!(",upperdir={},workdir={}", path(upper), path(work)));
+    }
+    if isolation.is_confined() {
+        options.push_str(&format!(",{USER_MARKS}"));
     }
     let flags = if attributes.contains(Attributes::MOUNT_ATTR_NODEV) { MountFlags::NODEV } else { MountFlags::empty() };
     let mount = |more: &str| {

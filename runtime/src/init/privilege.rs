@@ -8,6 +8,7 @@ use rustix::thread::{
 
 use crate::error::{Doing, SetupError, reason};
 use crate::init::user::Identity;
+use crate::isolation::Isolation;
 use crate::seccomp::DEFAULT_CAPABILITIES;
 use crate::spec::{Limit, Rlimit, Security};
 use crate::sys;
@@ -54,7 +55,15 @@ fn resource(limit: Limit) -> u32 {
 }
 
 /// Becomes the user with the rights of this mode.
-pub fn drop_to(identity: &Identity, security: Security, filter: Option<&[u64]>) -> Result<(), SetupError> {
+///
+/// Where there is one id, everybody is root to the kernel.
+pub fn drop_to(
+    identity: &Identity,
+    security: Security,
+    isolation: Isolation,
+    filter: Option<&[u64]>,
+) -> Result<(), SetupError> {
+    let is_single = isolation == Isolation::SingleId;
     let bounding = limit_bounding_set(security)?;
     if let Some(filter) = filter {
         // While we still have the right to: without it the filter would need `no_new_privs`, and sudo would not work.
@@ -63,14 +72,16 @@ pub fn drop_to(identity: &Identity, security: Security, filter: Option<&[u64]>) 
     if security == Security::Insecure {
         set_keep_capabilities(true).doing(|| "keep capabilities".to_owned())?;
     }
-    become_user(identity)?;
+    if !is_single {
+        become_user(identity)?;
+    }
     let inheritable = match security {
         Security::Sandbox => CapabilitySet::empty(),
         Security::Insecure => bounding,
     };
     // Becoming a user other than root has taken all of them, which is as it should be.
     let allowed = match security {
-        Security::Sandbox if identity.uid != 0 => CapabilitySet::empty(),
+        Security::Sandbox if identity.uid != 0 && !is_single => CapabilitySet::empty(),
         _ => bounding,
     };
     let sets = CapabilitySets { effective: allowed, permitted: allowed, inheritable };

@@ -83,9 +83,9 @@ pub(super) fn not_run(command: &str, error: &RunError, log: Vec<String>) -> Buil
 
 fn setup_hint(error: &SetupError) -> Option<String> {
     match error {
-        SetupError::System { errno, .. } | SetupError::Mount { errno, .. } if *errno == 1 => {
-            Some("kiln runs commands as root with its own namespaces: run it as root, with CAP_SYS_ADMIN".to_owned())
-        }
+        SetupError::System { errno, .. } | SetupError::Mount { errno, .. } if *errno == 1 => Some(
+            "the host forbids it, perhaps as kiln runs in a container: `kiln info` shows what is possible".to_owned(),
+        ),
         SetupError::CommandNotFound { name } => {
             Some(format!("install `{name}` in an earlier RUN, or check the spelling and PATH"))
         }

@@ -240,7 +240,7 @@ fn run(rounds: &[Vec<Edit>]) -> Result<(), TestCaseError> {
 
         // The directory form is what unpacking the tar stream gives, and gives it again.
         let directory = store.layer(&sealed.diff_id).directory().unwrap();
-        let again = pack(&store, read::entries(&directory), &Pack::default()).unwrap();
+        let again = pack(&store, read::entries(&directory, store.ownership()), &Pack::default()).unwrap();
         prop_assert_eq!(again.diff_id, sealed.diff_id);
         // A directory cannot be twice in an overlay. The upper one has all that the lower one has.
         lowers.retain(|lower| *lower != directory);

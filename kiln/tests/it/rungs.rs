@@ -1,0 +1,103 @@
+//! The rungs of the sandbox's ladder: what runs for root runs for others, and makes the same image.
+
+use kiln_testkit::{Bed, Image, Kiln, Need, Ordinary, Source, host};
+
+use crate::fixture::{bed, build, dockerfile, unable};
+
+/// A way to run a build.
+struct Rung {
+    /// Root where there is none.
+    user: Option<Ordinary>,
+    flags: &'static [&'static str],
+    /// What the log of the first RUN says.
+    says: &'static str,
+}
+
+const RUNGS: [Rung; 3] = [
+    Rung { user: None, flags: &[], says: "" },
+    Rung { user: Some(Ordinary::WithRanges), flags: &[], says: "sandbox: user namespace with 65537 ids" },
+    Rung { user: None, flags: &["--isolation=userns"], says: "sandbox: user namespace with 4294967295 ids" },
+];
+
+impl Rung {
+    fn prepare(&self, bed: &Bed, kiln: Kiln) -> Kiln {
+        match self.user {
+            Some(user) => kiln.ordinary(bed, user),
+            None => kiln,
+        }
+    }
+}
+
+fn lacks_users() -> bool {
+    unable() || host().lacks(&[Need::Tool("newuidmap"), Need::Tool("unshare")])
+}
+
+/// Changes of all kinds: new, changed, replaced and deleted files, links, owners, modes, a user of the image's own. All
+/// times are set, so that the layers depend on nothing else.
+const CHANGES: &str = "\
+FROM busybox
+RUN mkdir -p /d/sub && echo one > /d/sub/file && ln -s file /d/sub/link && ln /d/sub/file /d/hard \\
+ && chown 1000:33 /d/sub/file && chown -h 5:6 /d/sub/link && chown -R 7:8 /d/sub && chmod 4755 /d/hard && mkfifo -m 600 /d/pipe \\
+ && chown 9 /d/pipe && find /d -exec touch -h -d @1000000000 {} +
+RUN rm -r /d/sub && mkdir /d/sub && echo two > /d/sub/new && rm /d/pipe /bin/arch && echo x:x:70:70::/:/bin/sh >> /etc/passwd \\
+ && mkdir -p /home/x && chown x /home/x && touch -d @1000000001 /d/sub/new /d/sub /d /bin /etc/passwd /etc /home/x /home
+USER x
+RUN echo mine > /home/x/file && chmod 640 /home/x/file && touch -d @1000000002 /home/x/file /home/x
+";
+
+#[test]
+fn all_rungs_make_the_same_layers() {
+    if lacks_users() {
+        return;
+    }
+    let mut expected: Option<Vec<kiln_oci::Digest>> = None;
+    for rung in RUNGS {
+        let bed = bed();
+        dockerfile(&bed, "context", CHANGES);
+        let kiln = build(&bed, "context").args(["-o", "type=oci,dest=image.tar"]).env("SOURCE_DATE_EPOCH", "1");
+        rung.prepare(&bed, kiln.args(rung.flags)).run().success().says(&[rung.says]);
+        bed.assert_tidy();
+        let image = Image::fetch(&Source::OciArchive(bed.path("image.tar")));
+        let found = image.config.rootfs.diff_ids.clone();
+        match &expected {
+            None => expected = Some(found),
+            Some(expected) => assert_eq!(&found, expected, "under {:?} {:?}", rung.user, rung.flags),
+        }
+        // What belongs to other ids can be removed again.
+        rung.prepare(&bed, bed.kiln(["prune", "--all", "--force"])).run().success();
+    }
+}
+
+#[test]
+fn info_names_the_rung_and_why_it_is_no_stronger() {
+    if lacks_users() {
+        return;
+    }
+    let bed = bed();
+    let text = bed.kiln(["info"]).run().success().text();
+    assert!(text.contains("isolation:         root"), "{text}");
+    let text = bed.kiln(["info"]).ordinary(&bed, Ordinary::WithRanges).run().success().text();
+    assert!(
+        text.contains("userns (user namespace with 65537 ids)") && text.contains("no root: this is not root"),
+        "{text}"
+    );
+    let json = bed.kiln(["info", "--format=json"]).ordinary(&bed, Ordinary::WithoutRanges).run().success().text();
+    let facts: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(facts["isolation"], "userns-single");
+    let reason = facts["refused"]["userns"].as_str().unwrap_or_default();
+    assert!(reason.contains("/etc/subuid sets no ids aside"), "{json}");
+}
+
+#[test]
+fn a_weaker_sandbox_than_asked_for_is_an_error() {
+    if lacks_users() {
+        return;
+    }
+    let bed = bed();
+    dockerfile(&bed, "context", "FROM busybox\nRUN true\n");
+    let run = |flag: &str| build(&bed, "context").arg(flag).ordinary(&bed, Ordinary::WithoutRanges).run();
+    let outcome = run("--isolation=root").failure().says(&["isolation `root` cannot be had: this is not root"]);
+    assert_eq!(outcome.status.code(), Some(3));
+    run("--require-isolation=userns").failure().says(&["`userns` is required", "only `userns-single`", "/etc/subuid"]);
+    run("--isolation=jail").failure().says(&["`jail` is no isolation"]);
+}

@@ -1,0 +1,65 @@
+//! Running the program as an ordinary user, on a machine that need not have one.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+
+use crate::bed::{Bed, Kiln};
+
+/// The user's id, and the first of the 65,536 ids that are set aside for it. Nobody on the machine need know them: both
+/// stand only in files that the run sees in place of the machine's.
+const USER: u32 = 100_777;
+const FIRST: u32 = 200_000;
+
+/// What an ordinary user has been given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ordinary {
+    /// A range of subordinate ids.
+    WithRanges,
+    /// Nothing but an id.
+    WithoutRanges,
+}
+
+/// Mounts a few files over the machine's, in a mount namespace that ends with the program, and becomes the user.
+const SCRIPT: &str = r#"
+etc=$1 program=$2 user=$3; shift 3
+mount -t overlay -o "lowerdir=$etc:/etc" overlay /etc
+mount --bind "$program" "$etc/../kiln"
+exec setpriv --reuid "$user" --regid "$user" --clear-groups "$etc/../kiln" "$@"
+"#;
+
+impl Kiln {
+    /// Makes it a run as an ordinary user, to whom the bed's folders are given. Needs root, `unshare` and `setpriv`.
+    ///
+    /// # Panics
+    /// When the files cannot be written.
+    #[must_use]
+    pub fn ordinary(mut self, bed: &Bed, who: Ordinary) -> Self {
+        let base = bed.root().with_file_name("");
+        let etc = base.join("etc");
+        fs::create_dir_all(&etc).expect("a folder");
+        let add = |name: &str, line: &str| {
+            let mut text = fs::read_to_string(Path::new("/etc").join(name)).unwrap_or_default();
+            text.push_str(line);
+            fs::write(etc.join(name), text).expect("a file");
+        };
+        add("passwd", &format!("kilntest:x:{USER}:{USER}::{}:/bin/sh\n", bed.home().display()));
+        let range = format!("kilntest:{FIRST}:65536\n");
+        for name in ["subuid", "subgid"] {
+            add(name, if who == Ordinary::WithRanges { &range } else { "" });
+        }
+        fs::write(base.join("kiln"), "").expect("a place for the program");
+        for folder in [&base, &etc] {
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("ours");
+        }
+        for folder in [bed.root(), bed.home(), bed.path(".")] {
+            chown(folder, Some(USER), Some(USER)).expect("root may");
+        }
+        let program = std::mem::replace(&mut self.program, "unshare".into());
+        let words = ["-m", "--propagation", "private", "sh", "-ec", SCRIPT, "sh"].map(OsString::from);
+        let places = [etc.into_os_string(), program.into_os_string(), USER.to_string().into()];
+        self.arguments.splice(0..0, words.into_iter().chain(places));
+        self
+    }
+}
