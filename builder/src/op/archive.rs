@@ -1,11 +1,12 @@
 //! ADD of archives: recognised by content, extracted into the stage (spec: copy-add.md §14).
 
+use std::collections::HashMap;
 use std::io::{self, BufReader, Read, Write};
 
 use super::content::Contents;
 use super::copy::Attributes;
 use super::files::{self, FileKind, FileMeta, FileNode, Name, Origin};
-use super::overlay::{Entry, NewDirectory, Overlay, OverlayError};
+use super::overlay::{Entry, LinkGroup, NewDirectory, Overlay, OverlayError};
 
 /// Why an archive could not be extracted.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,8 @@ const MAX_ENTRIES: usize = 10_000_000;
 const FREE_SIZE: u64 = 1 << 30;
 /// The most that an archive may grow.
 const MAX_RATIO: u64 = 1_000;
+/// Where the type stands in a header.
+const TYPE: usize = 156;
 
 /// Extracts `node` into the directory `destination` if it is an archive; returns whether it was.
 ///
@@ -53,8 +56,10 @@ pub fn extract(
     if !is_archive {
         return Ok(false);
     }
-    let (uid, gid) = attributes.owner.unwrap_or((0, 0));
-    let root = overlay.make_directories(destination, NewDirectory { mode: 0o755, uid, gid })?;
+    let root = overlay.make_directories(destination, NewDirectory { mode: 0o755, owner: attributes.owner })?;
+    // BuildKit makes it the root of the extraction, for which something is put there for a moment.
+    let now = overlay.now();
+    overlay.update(&root, |meta| meta.mtime = now);
     let stream = decompress(contents.read(&node.origin).map_err(ArchiveError::Read)?).map_err(ArchiveError::Read)?;
     let mut extraction = Extraction {
         overlay,
@@ -64,6 +69,7 @@ pub fn extract(
         times: Vec::new(),
         room: node.meta.size.saturating_mul(MAX_RATIO).max(FREE_SIZE),
         links: 0,
+        linked: HashMap::new(),
     };
     extraction.run(tar::Archive::new(stream))?;
     Ok(true)
@@ -126,6 +132,8 @@ struct Extraction<'o, 'b, 'c> {
     room: u64,
     /// Hard links so far.
     links: u32,
+    /// The names that they gave to one file.
+    linked: HashMap<LinkGroup, Vec<Vec<Name>>>,
 }
 
 impl Extraction<'_, '_, '_> {
@@ -168,10 +176,10 @@ impl Extraction<'_, '_, '_> {
             }
             let mut absolute = vec![b'/'];
             absolute.extend(files::join(parent));
-            self.overlay.make_directories(&absolute, NewDirectory { mode: 0o755, uid: 0, gid: 0 })?;
+            self.overlay.make_directories(&absolute, NewDirectory { mode: 0o755, owner: Some((0, 0)) })?;
         }
         if entry.header().entry_type().is_hard_link() {
-            return self.hard_link(entry, &path);
+            return self.hard_link(entry, &path, &meta);
         }
         if meta.kind == FileKind::Directory {
             self.times.push((path.clone(), meta.mtime));
@@ -199,17 +207,30 @@ impl Extraction<'_, '_, '_> {
         Ok(path)
     }
 
+    /// Gives a file one more name. Owner, mode and time are those of the last entry that names it.
     fn hard_link(
         &mut self,
         entry: &tar::Entry<Box<dyn Read>>,
         path: &[Name],
+        new: &FileMeta,
     ) -> Result<(), Box<dyn std::error::Error>> {
         let target = entry.link_name_bytes().ok_or("a hard link without target")?.into_owned();
         let target = self.inside(&files::components(&target), false)?;
-        self.links += 1;
-        if !self.overlay.link(&target, path, self.links) {
-            return Err(format!("link to {}: no such file", files::display(&target)).into());
+        if target == path {
+            return Err(OverlayError::NoTarget(files::display(path)).into());
         }
+        self.links += 1;
+        let Some(group) = self.overlay.link(&target, path, self.links)? else { return Ok(()) };
+        let names = self.linked.entry(group).or_insert_with(|| vec![target]);
+        names.push(path.to_vec());
+        names.retain(|name| {
+            self.overlay.update_linked(name, group, |meta| {
+                (meta.uid, meta.gid) = (new.uid, new.gid);
+                if meta.kind != FileKind::Symlink {
+                    (meta.mode, meta.mtime) = (new.mode, new.mtime);
+                }
+            })
+        });
         Ok(())
     }
 
@@ -242,6 +263,10 @@ impl Extraction<'_, '_, '_> {
 fn metadata(entry: &mut tar::Entry<Box<dyn Read>>) -> io::Result<Option<FileMeta>> {
     let header = entry.header();
     let kind = match header.entry_type() {
+        // How directories were written before they had a type.
+        tar::EntryType::Regular if header.as_bytes()[TYPE] == 0 && entry.path_bytes().ends_with(b"/") => {
+            FileKind::Directory
+        }
         tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::Link | tar::EntryType::GNUSparse => {
             FileKind::Regular
         }

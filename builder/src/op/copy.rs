@@ -24,6 +24,9 @@ pub enum CopyError {
     /// A cycle of symlinks in the source.
     #[error("too many links in {0}")]
     TooManyLinks(String),
+    /// The directory in front of a wildcard is not there. A wildcard that matches nothing in it is no error.
+    #[error("lstat {0}: no such file or directory")]
+    NoDirectory(String),
     /// A wildcard that is none.
     #[error("{0}: syntax error in pattern")]
     Pattern(String),
@@ -88,9 +91,8 @@ impl Attributes {
 
     /// Owner and mode of directories that have to be made.
     pub fn directory(&self) -> NewDirectory {
-        let (uid, gid) = self.owner.unwrap_or((0, 0));
         let mode = if let Some(FileMode::Octal(bits)) = self.mode { bits & 0o777 } else { 0o755 };
-        NewDirectory { mode, uid, gid }
+        NewDirectory { mode, owner: self.owner }
     }
 }
 
@@ -141,6 +143,7 @@ fn matches<'a>(source: &'a FileNode, action: &Copy) -> Result<Vec<Match<'a>>, Co
         wildcard::expand(source, pattern).map_err(|error| match error {
             wildcard::WildcardError::Syntax => CopyError::Pattern(action.source.clone()),
             wildcard::WildcardError::Links => CopyError::TooManyLinks(action.source.clone()),
+            wildcard::WildcardError::NoDirectory(path) => CopyError::NoDirectory(files::display(&path)),
         })?
     } else {
         vec![files::components(pattern)]
@@ -256,22 +259,21 @@ struct Pending {
 impl Job<'_, '_, '_> {
     /// Steps (a) to (g) of copy-add.md §5.
     fn run(mut self, matched: &Match) -> Result<(), CopyError> {
-        // A pattern is about what is below a directory.
-        if self.filter.include.is_some() && !matched.node.is_directory() {
-            return Ok(());
-        }
-        let destination = self.action.destination.as_bytes();
+        let written = self.action.destination.as_bytes();
+        let into = written.ends_with(b"/") || self.filter.include.is_some();
+        // `..` takes back what is written in front of it, not what a symlink there leads to.
+        let names = files::components(written);
+        let destination = absolute(&names);
         if self.action.unpack
             && matched.node.meta.kind == FileKind::Regular
-            && archive::extract(self.overlay, matched.node, destination, self.attributes, self.contents)?
+            && archive::extract(self.overlay, matched.node, &destination, self.attributes, self.contents)?
         {
             return Ok(());
         }
-        let into = destination.ends_with(b"/") || self.filter.include.is_some();
         let new = self.attributes.directory();
-        let parent = if into { destination } else { parent(destination) };
-        self.overlay.make_directories(parent, new)?;
-        let mut target = self.overlay.resolve(destination, true)?;
+        let kept = if into { names.len() } else { names.len().saturating_sub(1) };
+        self.overlay.make_directories(&absolute(&names[..kept]), new)?;
+        let mut target = self.overlay.resolve(&destination, true)?;
         let is_inside = !matched.node.is_directory() || !self.action.contents_only;
         if is_inside && self.is_directory(&target) {
             target.extend(matched.name.last().cloned());
@@ -357,8 +359,14 @@ impl Job<'_, '_, '_> {
         match self.overlay.find(target) {
             None => self.overlay.put(target, Entry::directory(meta.clone())),
             Some(found) if found.meta.kind == FileKind::Directory => {
-                let new = meta.clone();
-                self.overlay.update(target, |meta| *meta = new);
+                let mut new = meta.clone();
+                self.overlay.update(target, |was| {
+                    // Attributes are added to those it has.
+                    new.xattrs.extend(
+                        std::mem::take(&mut was.xattrs).into_iter().filter(|(name, _)| !meta.xattrs.contains_key(name)),
+                    );
+                    *was = new;
+                });
             }
             Some(_) => return Err(CopyError::ToNonDirectory(files::display(target))),
         }
@@ -395,11 +403,6 @@ impl Job<'_, '_, '_> {
         self.overlay.put(target, Entry { meta, origin: node.origin.clone(), content: node.content, link_group });
         Ok(())
     }
-}
-
-fn parent(path: &[u8]) -> &[u8] {
-    let end = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-    &path[..end.max(1).min(path.len())]
 }
 
 fn absolute(path: &[Name]) -> Vec<u8> {
@@ -512,3 +515,6 @@ fn collect<'a>(
         below.pop();
     }
 }
+
+#[cfg(test)]
+mod tests;

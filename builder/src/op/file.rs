@@ -101,8 +101,8 @@ pub fn run(
         let look_up = |owner: &_| owner::look_up(owner, &before, base.exists, contents);
         match action {
             FileAction::MakeDir { path, mode, owner, time } => {
-                let (uid, gid) = owner.as_ref().map(look_up).transpose()?.unwrap_or((0, 0));
-                let physical = overlay.make_directories(path.as_bytes(), NewDirectory { mode: *mode, uid, gid })?;
+                let owner = owner.as_ref().map(look_up).transpose()?;
+                let physical = overlay.make_directories(path.as_bytes(), NewDirectory { mode: *mode, owner })?;
                 let was_there = before.find(&physical).is_some();
                 if let Some(time) = time.filter(|_| !was_there) {
                     overlay.update(&physical, |meta| meta.mtime = (time, 0));

@@ -37,8 +37,11 @@ pub struct Entry {
     /// The sha256 of its bytes, where known.
     pub content: Option<Digest>,
     /// Names put with the same number share an inode.
-    pub link_group: Option<(u32, u64)>,
+    pub link_group: Option<LinkGroup>,
 }
+
+/// The number of an inode that has several names: of the copy it came with, and within that.
+pub type LinkGroup = (u32, u64);
 
 impl Entry {
     /// A directory.
@@ -65,6 +68,9 @@ pub enum OverlayError {
     /// A cycle of symlinks.
     #[error("too many links in {0}")]
     TooManyLinks(String),
+    /// A hard link to what is not there.
+    #[error("link to {0}: no such file")]
+    NoTarget(String),
 }
 
 /// Owner and mode of directories that are made.
@@ -72,10 +78,20 @@ pub enum OverlayError {
 pub struct NewDirectory {
     /// Permission bits.
     pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
+    /// User and group; without, what the kernel gives root's new directories.
+    pub owner: Option<(u32, u32)>,
+}
+
+impl NewDirectory {
+    /// What a kernel makes in a directory: one whose group is inherited hands the group and that bit on.
+    fn inside(self, parent: &FileMeta, now: (i64, u32)) -> FileMeta {
+        const SET_GROUP: u32 = 0o2000;
+        let inherited = parent.mode & SET_GROUP;
+        let mut meta = FileMeta::directory(self.mode | inherited, now);
+        let group = if inherited == 0 { 0 } else { parent.gid };
+        (meta.uid, meta.gid) = self.owner.unwrap_or((0, group));
+        meta
+    }
 }
 
 /// Whether a new file has the content of the one below it, which has equal metadata.
@@ -138,17 +154,18 @@ impl<'a> Overlay<'a> {
     /// When something that is not a directory is in the way.
     pub fn make_directories(&mut self, path: &[u8], new: NewDirectory) -> Result<Vec<Name>, OverlayError> {
         let physical = self.resolve(path, true)?;
+        let mut parent = self.find(&[]).map_or_else(|| FileMeta::directory(0o755, self.now), |found| found.meta);
         for depth in 1..=physical.len() {
             let at = &physical[..depth];
-            match self.find(at) {
-                Some(found) if found.meta.kind == FileKind::Directory => {}
+            parent = match self.find(at) {
+                Some(found) if found.meta.kind == FileKind::Directory => found.meta,
                 Some(_) => return Err(OverlayError::NotADirectory(files::display(at))),
                 None => {
-                    let mut meta = FileMeta::directory(new.mode, self.now);
-                    (meta.uid, meta.gid) = (new.uid, new.gid);
-                    self.put(at, Entry::directory(meta));
+                    let meta = new.inside(&parent, self.now);
+                    self.put(at, Entry::directory(meta.clone()));
+                    meta
                 }
-            }
+            };
         }
         Ok(physical)
     }
@@ -176,11 +193,14 @@ impl<'a> Overlay<'a> {
         edit(&mut entry.meta);
     }
 
-    /// Gives a file that was put here, or one from below, one more name. Directories have one
-    /// name only.
-    pub fn link(&mut self, target: &[Name], path: &[Name], number: u32) -> bool {
+    /// Gives a file that was put here, or one from below, one more name; returns the number of its
+    /// group, which one from below does not have. Directories have one name only.
+    ///
+    /// # Errors
+    /// When there is nothing at `target`, or a directory.
+    pub fn link(&mut self, target: &[Name], path: &[Name], number: u32) -> Result<Option<LinkGroup>, OverlayError> {
         let Some(found) = self.find(target).filter(|found| found.meta.kind != FileKind::Directory) else {
-            return false;
+            return Err(OverlayError::NoTarget(files::display(target)));
         };
         let mut entry = Entry { meta: found.meta, origin: found.origin, content: None, link_group: None };
         if let Some(first) = self.put_entry(target) {
@@ -188,8 +208,20 @@ impl<'a> Overlay<'a> {
             let group = *first.link_group.get_or_insert((u32::MAX, u64::from(number)));
             entry = Entry { link_group: Some(group), ..first.clone() };
         }
+        let group = entry.link_group;
         self.put(path, entry);
-        true
+        Ok(group)
+    }
+
+    /// Changes the metadata of a file with several names, at one of them; whether that is one still.
+    pub fn update_linked(&mut self, path: &[Name], group: LinkGroup, edit: impl FnOnce(&mut FileMeta)) -> bool {
+        match self.put_entry(path) {
+            Some(entry) if entry.link_group == Some(group) => {
+                edit(&mut entry.meta);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Returns what was put at a path.

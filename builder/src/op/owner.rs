@@ -48,9 +48,7 @@ pub fn look_up(
         Principal::Id(id) => (*id, *id),
         Principal::Name(name) => {
             let file = read(overlay, contents, "/etc/passwd", name)?;
-            entry(&file, name)
-                .and_then(|fields| Some((number(fields.get(2)?)?, number(fields.get(3)?)?)))
-                .unwrap_or((0, 0))
+            entry(&file, name).map_or((0, 0), |fields| (number(fields.get(2)), number(fields.get(3))))
         }
     };
     let gid = match &owner.group {
@@ -58,7 +56,7 @@ pub fn look_up(
         Some(Principal::Id(id)) => *id,
         Some(Principal::Name(name)) => {
             let file = read(overlay, contents, "/etc/group", name)?;
-            entry(&file, name).and_then(|fields| number(fields.get(2)?)).unwrap_or(primary)
+            entry(&file, name).map_or(primary, |fields| number(fields.get(2)))
         }
     };
     Ok((uid, gid))
@@ -85,10 +83,11 @@ fn read(overlay: &Overlay, contents: &Contents, path: &'static str, name: &str) 
 /// Returns the fields of the first line of that name.
 fn entry<'a>(file: &'a [u8], name: &str) -> Option<Vec<&'a [u8]>> {
     file.split(|byte| *byte == b'\n')
-        .map(|line| line.split(|byte| *byte == b':').collect::<Vec<_>>())
-        .find(|fields| fields.len() >= 3 && fields[0] == name.as_bytes())
+        .map(|line| line.trim_ascii().split(|byte| *byte == b':').collect::<Vec<_>>())
+        .find(|fields| fields[0] == name.as_bytes())
 }
 
-fn number(field: &&[u8]) -> Option<u32> {
-    std::str::from_utf8(field).ok()?.trim().parse().ok()
+/// Reads a number as the programs do that take anything else, and what is missing, for 0.
+fn number(field: Option<&&[u8]>) -> u32 {
+    field.and_then(|field| std::str::from_utf8(field).ok()?.parse().ok()).unwrap_or(0)
 }

@@ -7,12 +7,14 @@ use super::copy;
 use super::files::{FileNode, Name};
 
 /// Why a pattern could not be expanded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WildcardError {
     /// It is malformed.
     Syntax,
     /// Its fixed part runs in circles.
     Links,
+    /// Its fixed part is not there.
+    NoDirectory(Vec<Name>),
 }
 
 /// Whether a pattern is more than a name.
@@ -33,18 +35,20 @@ pub fn has_wildcard(pattern: &[u8]) -> bool {
 /// Returns the paths that match, in byte order of components.
 ///
 /// # Errors
-/// When the pattern is malformed, or its fixed part has too many symlinks.
+/// When the pattern is malformed, or its fixed part has too many symlinks or is not there.
 pub fn expand(root: &FileNode, pattern: &[u8]) -> Result<Vec<Vec<Name>>, WildcardError> {
     let parts: Vec<&[u8]> = pattern.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect();
     for part in &parts {
         check(part)?;
     }
     let fixed = parts.iter().position(|part| has_wildcard(part)).unwrap_or(parts.len());
-    let prefix: Vec<Name> = parts[..fixed].iter().map(|part| unescape(part)).collect();
+    // Without a wildcard of its own a component is taken as it is, backslashes and all.
+    let mut prefix: Vec<Name> = parts[..fixed].iter().map(|part| Name::from(*part)).collect();
     let physical = copy::resolve(root, &prefix, true).map_err(|_| WildcardError::Links)?;
     let mut found = Vec::new();
-    if let Some(node) = root.get(&physical) {
-        walk(node, &parts[fixed..], &mut prefix.clone(), &mut found);
+    match root.get(&physical) {
+        Some(node) => walk(node, &parts[fixed..], &mut prefix, &mut found),
+        None => return Err(WildcardError::NoDirectory(physical)),
     }
     Ok(found)
 }
@@ -64,15 +68,6 @@ fn walk(node: &FileNode, parts: &[&[u8]], path: &mut Vec<Name>, found: &mut Vec<
         }
         path.pop();
     }
-}
-
-fn unescape(part: &[u8]) -> Name {
-    let mut plain = Vec::with_capacity(part.len());
-    let mut bytes = part.iter().copied();
-    while let Some(byte) = bytes.next() {
-        plain.push(if byte == b'\\' { bytes.next().unwrap_or(b'\\') } else { byte });
-    }
-    plain.into()
 }
 
 /// Reads through a component as a matcher would.

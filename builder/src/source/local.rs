@@ -11,18 +11,17 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use kiln_cache::context::{Memo, Stat};
 use kiln_frontend::dockerignore::{Hits, Patterns};
 use kiln_oci::{Digest, Hasher};
 use rayon::prelude::*;
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, openat, openat2, statat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, openat, openat2, statat};
 use rustix::io::Errno;
 
-use crate::op::files::{FileKind, FileMeta, FileNode, Name, Origin};
-use crate::op::wildcard;
+use super::follow;
+use crate::op::files::{self, FileKind, FileMeta, FileNode, Name, Origin};
 use crate::seam::ContextRoot;
 
 /// The deepest directory that is walked.
@@ -42,6 +41,9 @@ pub enum LocalError {
         #[source]
         source: io::Error,
     },
+    /// A path of the build that is no pattern.
+    #[error("invalid includepatterns: [{0}]: syntax error in pattern")]
+    Pattern(String),
     /// Deeper than any sane tree.
     #[error("{path}: directories are nested more than {MAX_DEPTH} deep")]
     TooDeep {
@@ -121,19 +123,12 @@ impl LocalContext {
     pub fn walk(context: ContextRoot, used: &[String], memo: Memo) -> Result<Self, LocalError> {
         let root = Arc::new(context.directory);
         let ignore = context.ignore;
-        let mut walk = Walk {
-            root: &root,
-            memo: &memo,
-            ignore: ignore.as_ref().map(|(_, patterns)| patterns),
-            used: used.iter().map(|path| Used::new(path)).collect(),
-            met_link: AtomicBool::new(false),
+        let include = match follow::follow(&root, used) {
+            Some(paths) => Some(Patterns::new(&paths).map_err(|_| LocalError::Pattern(paths.join(" ")))?),
+            None => None,
         };
-        let mut tree = walk.run()?;
-        if walk.met_link.load(Ordering::Relaxed) {
-            // A path that is used leads through a symlink: its target may be anywhere.
-            walk.used.clear();
-            tree = walk.run()?;
-        }
+        let walk = Walk { root: &root, memo: &memo, ignore: ignore.as_ref().map(|(_, patterns)| patterns) };
+        let tree = walk.run(include.as_ref())?;
         Ok(Self { tree, path: context.path, ignore, memo, hashed: Mutex::default() })
     }
 
@@ -207,54 +202,59 @@ fn identity(stat: &rustix::fs::Stat) -> Stat {
     }
 }
 
-/// A path that the build names.
-struct Used {
-    parts: Vec<Vec<u8>>,
-}
-
-impl Used {
-    fn new(path: &str) -> Self {
-        let parts = path.split('/').filter(|part| !matches!(*part, "" | ".")).map(|part| part.as_bytes().to_vec());
-        Self { parts: parts.collect() }
-    }
-
-    /// Whether a path is above, at or below this one.
-    fn touches(&self, path: &[Name]) -> bool {
-        for (part, name) in self.parts.iter().zip(path) {
-            if part.windows(2).any(|two| two == b"**") {
-                return true;
-            }
-            if **part != **name && !wildcard::is_match(part, name) {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Whether this path leads to or through `path`.
-    fn leads_through(&self, path: &[Name]) -> bool {
-        path.len() <= self.parts.len() && self.touches(path)
-    }
-}
-
+/// One walk over a context.
 struct Walk<'a> {
     root: &'a Arc<File>,
     memo: &'a Memo,
     ignore: Option<&'a Patterns>,
-    used: Vec<Used>,
-    met_link: AtomicBool,
+}
+
+/// A list of patterns, with what it says of the directory that is being walked.
+#[derive(Clone, Copy)]
+struct Rules<'a> {
+    patterns: &'a Patterns,
+    above: &'a Hits,
+}
+
+impl<'a> Rules<'a> {
+    /// The same list for what is in a directory, which `hits` are of.
+    fn inside(rules: Option<Rules<'a>>, hits: Option<&'a Hits>) -> Option<Self> {
+        rules.zip(hits).map(|(rules, above)| Rules { patterns: rules.patterns, above })
+    }
+}
+
+/// What the rules say of a name.
+struct Verdict {
+    /// A directory that is only there if something below it is.
+    is_passage: bool,
+    /// For what is in a directory: what is included, where not everything is.
+    include: Option<Hits>,
+    /// For what is in a directory: what is ignored.
+    ignore: Option<Hits>,
+}
+
+/// A directory that was met and is still to be walked.
+struct Subdirectory {
+    name: Name,
+    path: Vec<Name>,
+    node: FileNode,
+    verdict: Verdict,
 }
 
 impl Walk<'_> {
-    fn run(&self) -> Result<FileNode, LocalError> {
+    /// Walks what `include` matches; everything without it.
+    fn run(&self, include: Option<&Patterns>) -> Result<FileNode, LocalError> {
         let mut top = FileNode::empty();
         if let Ok(stat) = rustix::fs::fstat(self.root.as_fd()) {
             top.meta.mode = stat.st_mode & 0o7777;
             top.meta.mtime = (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0));
         }
         let directory = self.root.try_clone().map_err(|source| failed(&[], source))?;
+        let hits = include.map(Patterns::root);
+        let include = include.zip(hits.as_ref()).map(|(patterns, above)| Rules { patterns, above });
         let hits = self.ignore.map(Patterns::root);
-        top.children = self.directory(directory.into(), &[], hits.as_ref())?;
+        let ignore = self.ignore.zip(hits.as_ref()).map(|(patterns, above)| Rules { patterns, above });
+        top.children = self.directory(directory.into(), &[], include, ignore)?;
         Ok(top)
     }
 
@@ -262,7 +262,8 @@ impl Walk<'_> {
         &self,
         fd: OwnedFd,
         path: &[Name],
-        above: Option<&Hits>,
+        include: Option<Rules>,
+        ignore: Option<Rules>,
     ) -> Result<BTreeMap<Name, FileNode>, LocalError> {
         if path.len() > MAX_DEPTH {
             return Err(LocalError::TooDeep { path: shorten(path) });
@@ -278,50 +279,31 @@ impl Walk<'_> {
             }
             let mut below = path.to_vec();
             below.push(name.to_bytes().into());
-            if !self.used.is_empty() && !self.used.iter().any(|used| used.touches(&below)) {
-                continue;
+            let joined = files::join(&below);
+            let mut kind = entry.file_type();
+            let mut stat = None;
+            if kind == FileType::Unknown {
+                let Some(found) = look(&fd, name, &below)? else { continue };
+                kind = FileType::from_raw_mode(found.st_mode);
+                stat = Some(found);
             }
-            let joined = below.join(&b'/');
+            let text = String::from_utf8_lossy(&joined);
+            let Some(verdict) = judge(&text, kind == FileType::Directory, include, ignore) else { continue };
             if joined.len() > MAX_PATH {
                 return Err(LocalError::TooLong { path: shorten(&below) });
             }
-            let stat = match statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => stat,
-                // It was removed between the listing and the look.
-                Err(Errno::NOENT) => continue,
-                Err(error) => return Err(failed(&below, error.into())),
+            let stat = match stat {
+                Some(stat) => stat,
+                None => match look(&fd, name, &below)? {
+                    Some(stat) => stat,
+                    None => continue,
+                },
             };
-            let kind = match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
-                rustix::fs::FileType::RegularFile => FileKind::Regular,
-                rustix::fs::FileType::Directory => FileKind::Directory,
-                rustix::fs::FileType::Symlink => FileKind::Symlink,
-                rustix::fs::FileType::CharacterDevice => FileKind::Char,
-                rustix::fs::FileType::BlockDevice => FileKind::Block,
-                rustix::fs::FileType::Fifo => FileKind::Fifo,
-                // Sockets belong to running programs.
-                _ => continue,
-            };
-            let mut is_ignored = false;
-            let mut hits = None;
-            if let (Some(ignore), Some(above)) = (self.ignore, above) {
-                let text = String::from_utf8_lossy(&joined);
-                if kind == FileKind::Directory {
-                    let (verdict, below) = ignore.enter(above, &text);
-                    is_ignored = verdict.matched;
-                    hits = Some(below);
-                } else {
-                    is_ignored = ignore.verdict(above, &text).matched;
-                }
-                if is_ignored && (kind != FileKind::Directory || ignore.can_prune(&text)) {
-                    continue;
-                }
-            }
+            // Sockets belong to running programs.
+            let Some(kind) = kind_of(&stat) else { continue };
             let identity = identity(&stat);
             let is_known = kind == FileKind::Regular && self.memo.get(&identity).is_some();
             let meta = metadata(&fd, name, kind, &stat, is_known).map_err(|error| failed(&below, error))?;
-            if kind == FileKind::Symlink && self.used.iter().any(|used| used.leads_through(&below)) {
-                self.met_link.store(true, Ordering::Relaxed);
-            }
             let mut node = FileNode::leaf(meta, Origin::None);
             if kind == FileKind::Regular {
                 let is_plain = node.meta.xattrs.is_empty();
@@ -331,29 +313,90 @@ impl Walk<'_> {
             }
             let name: Name = name.to_bytes().into();
             if kind == FileKind::Directory {
-                subdirectories.push((name, below, node, is_ignored, hits));
+                subdirectories.push(Subdirectory { name, path: below, node, verdict });
             } else {
                 found.push((name, node));
             }
         }
         let walked: Vec<_> = subdirectories
             .into_par_iter()
-            .map(|(name, below, mut node, is_ignored, hits)| {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let child = match openat(&fd, &name[..], flags, Mode::empty()) {
-                    Ok(child) => child,
-                    Err(Errno::NOENT) => return Ok(None),
-                    Err(error) => return Err(failed(&below, error.into())),
-                };
-                node.children = self.directory(child, &below, hits.as_ref())?;
-                // An ignored directory is only there for what is below it.
-                let is_kept = !is_ignored || !node.children.is_empty();
-                Ok(is_kept.then_some((name, node)))
-            })
+            .map(|subdirectory| self.subdirectory(&fd, subdirectory, include, ignore))
             .collect::<Result<_, _>>()?;
         found.extend(walked.into_iter().flatten());
         Ok(found.into_iter().collect())
     }
+
+    fn subdirectory(
+        &self,
+        above: &OwnedFd,
+        subdirectory: Subdirectory,
+        include: Option<Rules>,
+        ignore: Option<Rules>,
+    ) -> Result<Option<(Name, FileNode)>, LocalError> {
+        let Subdirectory { name, path, mut node, verdict } = subdirectory;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = match openat(above, &name[..], flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(None),
+            // What is ignored may be somebody else's.
+            Err(Errno::ACCESS) if verdict.is_passage => return Ok(None),
+            Err(error) => return Err(failed(&path, error.into())),
+        };
+        let include = Rules::inside(include, verdict.include.as_ref());
+        let ignore = Rules::inside(ignore, verdict.ignore.as_ref());
+        node.children = self.directory(fd, &path, include, ignore)?;
+        let is_kept = !verdict.is_passage || !node.children.is_empty();
+        Ok(is_kept.then_some((name, node)))
+    }
+}
+
+/// Judges a name; nothing when neither it nor anything below it is wanted.
+fn judge(path: &str, is_directory: bool, include: Option<Rules>, ignore: Option<Rules>) -> Option<Verdict> {
+    let mut verdict = Verdict { is_passage: false, include: None, ignore: None };
+    if let Some(Rules { patterns, above }) = include {
+        let (found, hits) = patterns.enter(above, path);
+        if !found.matched {
+            if !is_directory || !patterns.may_match_below(path) {
+                return None;
+            }
+            verdict.is_passage = true;
+            verdict.include = Some(hits);
+        } else if patterns.has_exceptions() {
+            verdict.include = Some(hits);
+        }
+    }
+    if let Some(Rules { patterns, above }) = ignore {
+        let (found, hits) = patterns.enter(above, path);
+        if found.matched {
+            if !is_directory || patterns.can_prune(path) {
+                return None;
+            }
+            verdict.is_passage = true;
+        }
+        verdict.ignore = Some(hits);
+    }
+    Some(verdict)
+}
+
+/// Looks at a name; nothing when it was removed since it was listed.
+fn look(directory: &OwnedFd, name: &CStr, path: &[Name]) -> Result<Option<rustix::fs::Stat>, LocalError> {
+    match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(failed(path, error.into())),
+    }
+}
+
+fn kind_of(stat: &rustix::fs::Stat) -> Option<FileKind> {
+    Some(match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => FileKind::Regular,
+        FileType::Directory => FileKind::Directory,
+        FileType::Symlink => FileKind::Symlink,
+        FileType::CharacterDevice => FileKind::Char,
+        FileType::BlockDevice => FileKind::Block,
+        FileType::Fifo => FileKind::Fifo,
+        _ => return None,
+    })
 }
 
 /// Reads what a stat does not tell. Owners are root's: a checkout belongs to whoever made it. Of a file

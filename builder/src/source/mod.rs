@@ -1,6 +1,7 @@
 //! Where things come from: images, layouts, directories of the client, web servers, git.
 
 pub mod context;
+pub mod follow;
 pub mod http;
 pub mod image;
 pub mod layout;
