@@ -3,6 +3,8 @@
 use std::io::Read;
 use std::sync::Arc;
 
+use kiln_frontend::dockerfile::git;
+use kiln_frontend::lower;
 use kiln_oci::Digest;
 use kiln_runtime::Cancel;
 
@@ -11,6 +13,7 @@ use crate::error::BuildError;
 use crate::op::content::Contents;
 use crate::seam::Secrets;
 use crate::source::context::DOWNLOAD;
+use crate::source::git::GitTree;
 use crate::source::image::environment;
 use crate::source::remote::{Remote, RemoteTree, read_file};
 use crate::step::{Step, Steps};
@@ -75,6 +78,29 @@ impl Fetcher<'_> {
             let (tree, is_archive) = remote.http_context(url)?;
             Ok((tree, !is_archive))
         })
+    }
+
+    /// Checks out a context. `options` say what is kept of the repository, and which time files have.
+    ///
+    /// # Errors
+    /// When the address is none, or what it names cannot be had.
+    pub fn git(&self, url: &str, options: &lower::Request) -> Result<FetchedContext, BuildError> {
+        let parsed =
+            git::parse(url).map_err(|error| BuildError::input(format!("unable to prepare context: {error}")))?;
+        // The one form without a scheme.
+        let prefix = if parsed.indistinguishable_from_local { "https://" } else { "" };
+        let tree = GitTree {
+            remote: format!("{prefix}{}", parsed.remote),
+            reference: parsed.reference,
+            subdir: parsed.subdir,
+            keep_git_dir: parsed.keep_git_dir.unwrap_or_else(|| options.keeps_git_dir()),
+            checksum: Some(parsed.checksum).filter(|checksum| !checksum.is_empty()),
+            submodules: parsed.submodules.unwrap_or(true),
+            commit_times: parsed.mtime == "commit"
+                || parsed.mtime.is_empty() && options.build_args.contains_key("SOURCE_DATE_EPOCH"),
+        };
+        let step = format!("[internal] load git source {}", tree.shown());
+        self.context(&step, |remote| Ok((remote.git(&tree)?, false)))
     }
 
     /// Downloads a build file of at most `limit` bytes.

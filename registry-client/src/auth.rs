@@ -275,7 +275,8 @@ fn secret(text: &str, host: &Host) -> Result<HeaderValue, Error> {
     Ok(value)
 }
 
-fn basic(user: &str, password: &str) -> String {
+/// Returns the value of a header that says who we are (RFC 7617).
+pub fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", base64(format!("{user}:{password}").as_bytes()))
 }
 

@@ -27,6 +27,7 @@ mod resolve;
 mod retry;
 mod transport;
 
+pub use auth::basic;
 pub use blob::BlobStream;
 pub use client::{Client, Options, Repository};
 pub use credentials::{Anonymous, Credential, Credentials};

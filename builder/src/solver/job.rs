@@ -18,6 +18,7 @@ use crate::op::content::Contents;
 use crate::op::file::{self, Base, Make};
 use crate::op::files::FileNode;
 use crate::op::{copy, exec};
+use crate::source::git::GitTree;
 use crate::source::http::HttpFile;
 use crate::source::local::LocalContext;
 use crate::source::remote::Remote;
@@ -144,9 +145,16 @@ impl Job<'_, '_> {
             Source::Http { url, filename, checksum } => {
                 remote.http(&HttpFile { url, filename, checksum: checksum.as_ref() })?
             }
-            Source::Git { remote, .. } => {
-                return Err(BuildError::input(format!("{remote}: kiln does not check out git sources yet"))
-                    .hint("clone the repository beforehand and COPY it"));
+            Source::Git { remote: address, reference, subdir, keep_git_dir, checksum, submodules, commit_times } => {
+                remote.git(&GitTree {
+                    remote: address.clone(),
+                    reference: reference.clone(),
+                    subdir: subdir.clone(),
+                    keep_git_dir: *keep_git_dir,
+                    checksum: checksum.clone(),
+                    submodules: *submodules,
+                    commit_times: *commit_times,
+                })?
             }
             Source::Image { reference } => return Err(BuildError::bug(format!("image {reference} was not resolved"))),
             Source::OciLayout { store, .. } => return Err(BuildError::bug(format!("layout {store} was not resolved"))),

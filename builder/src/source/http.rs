@@ -13,6 +13,7 @@ use kiln_registry_client::{Error as RegistryError, Fetched};
 use super::image::{environment, registry};
 use super::remote::{Made, Remote, RemoteTree, check_address};
 use crate::error::BuildError;
+use crate::op;
 use crate::op::files::{FileKind, FileMeta, FileNode, Origin};
 
 /// Nothing larger is fetched.
@@ -130,7 +131,7 @@ impl Remote<'_> {
         let mut facts = vec![("content", download.digest.to_string())];
         facts.extend(download.etag.clone().map(|etag| ("etag", etag)));
         let made = Made { key, class: file.class(&download), name: "http", facts: &facts, began };
-        let tree = self.keep(&made, || self.pack(file.tree(&download)))?;
+        let tree = self.keep(&made, || self.pack(op::file::Source::Files(Arc::new(file.tree(&download)))))?;
         let checksum = file.checksum_key(&download.digest);
         if self.store.class(&checksum) != Some(tree.class) {
             let created = crate::solver::nanoseconds();

@@ -2,6 +2,7 @@
 
 pub mod context;
 pub mod follow;
+pub mod git;
 pub mod http;
 pub mod image;
 pub mod layout;

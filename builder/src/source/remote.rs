@@ -22,7 +22,7 @@ use crate::layers::Layers;
 use crate::op::content::Contents;
 use crate::op::copy;
 use crate::op::file::{self, FileError};
-use crate::op::files::{FileKind, FileNode};
+use crate::op::files::FileKind;
 use crate::seam::Secrets;
 use crate::solver::nanoseconds;
 use crate::step::Step;
@@ -162,8 +162,7 @@ impl Remote<'_> {
     ///
     /// # Errors
     /// When a file cannot be read or the store not be written.
-    pub fn pack(&self, files: FileNode) -> Result<Packed, BuildError> {
-        let source = file::Source::Files(Arc::new(files));
+    pub fn pack(&self, source: file::Source) -> Result<Packed, BuildError> {
         file::directory_of(self.store, &source, self.contents).map_err(|error| match &error {
             FileError::Layer(error) => crate::layers::failed(error),
             error => BuildError::environment(chain(error)),

@@ -115,13 +115,14 @@ fn source_digest(source: &Source, platform: Option<&Platform>) -> Digest {
             }
             "kiln.http.v1"
         }
-        Source::Git { remote, reference, subdir, keep_git_dir, checksum, submodules } => {
+        Source::Git { remote, reference, subdir, keep_git_dir, checksum, submodules, commit_times } => {
             fields.text(1, remote);
             fields.text(2, reference);
             fields.text(3, subdir);
             fields.flag(4, *keep_git_dir);
             fields.optional(5, checksum.as_deref());
             fields.flag(6, *submodules);
+            fields.flag(7, *commit_times);
             "kiln.git.v1"
         }
     };

@@ -120,6 +120,8 @@ pub enum Source {
         checksum: Option<String>,
         /// Fetch submodules.
         submodules: bool,
+        /// Files have the time of the commit rather than that of the checkout.
+        commit_times: bool,
     },
 }
 

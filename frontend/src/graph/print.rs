@@ -258,9 +258,9 @@ fn source_value(source: &Source) -> Value {
         Source::Http { url, filename, checksum } => {
             json!({ "http": url, "filename": filename, "checksum": checksum.as_ref().map(ToString::to_string) })
         }
-        Source::Git { remote, reference, subdir, keep_git_dir, checksum, submodules } => json!({
+        Source::Git { remote, reference, subdir, keep_git_dir, checksum, submodules, commit_times } => json!({
             "git": remote, "reference": reference, "subdir": subdir, "keepGitDir": keep_git_dir,
-            "checksum": checksum, "submodules": submodules,
+            "checksum": checksum, "submodules": submodules, "commitTimes": commit_times,
         }),
     }
 }

@@ -100,7 +100,7 @@ impl Assembly {
                 Ok(Tree::Local { name: name.clone(), label: format!("{shown} load from client") })
             }
             ContextKind::Git(url) => {
-                let source = remote::git_source(url, None, None)?;
+                let source = remote::git_context(url, prepared.request.keeps_git_dir())?;
                 Ok(Tree::Edge(Some(self.source(source, None, format!("{shown} {}", redacted(url))))))
             }
             ContextKind::Http(url) => {

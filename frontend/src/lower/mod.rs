@@ -36,7 +36,7 @@ use kiln_oci::{Digest, ImageConfig, Platform};
 
 use crate::check::{self, Reporter};
 use crate::dockerfile::ast::DirectiveName;
-use crate::dockerfile::{Diagnostic, File, Lines};
+use crate::dockerfile::{Diagnostic, File, Lines, csv};
 use crate::dockerignore::Patterns;
 use crate::graph::{Edge, Graph};
 use assembly::Assembly;
@@ -91,6 +91,12 @@ impl Request {
     /// Returns the platform to build for.
     pub fn target_platform(&self) -> Platform {
         self.platform.as_ref().unwrap_or(&self.build_platform).normalized()
+    }
+
+    /// Whether contexts that are git repositories keep their `.git`, unless their address says otherwise.
+    pub fn keeps_git_dir(&self) -> bool {
+        let value = self.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+        value.and_then(|value| csv::boolean(value)).unwrap_or(false)
     }
 }
 

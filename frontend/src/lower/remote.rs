@@ -53,7 +53,9 @@ pub(super) fn git_source(url: &str, keep_git_dir: Option<bool>, checksum: Option
     if let Some(checksum) = checksum
         && !checksum.bytes().all(|byte| byte.is_ascii_hexdigit())
     {
-        return Err(wrong(format!("invalid checksum {checksum} for Git URL, expected hex commit hash")));
+        return Err(wrong(format!(
+            "failed to load cache key: invalid checksum {checksum} for Git URL, expected hex commit hash"
+        )));
     }
     Ok(Source::Git {
         remote: url.remote,
@@ -62,7 +64,19 @@ pub(super) fn git_source(url: &str, keep_git_dir: Option<bool>, checksum: Option
         keep_git_dir,
         checksum: checksum.map(str::to_owned),
         submodules: url.submodules.unwrap_or(true),
+        commit_times: false,
     })
+}
+
+/// Returns the source of a context that is a git repository. `keep_git_dir` is what holds for all contexts.
+pub(super) fn git_context(url: &str, keep_git_dir: bool) -> Result<Source, Diagnostic> {
+    let parsed = git::parse(url).ok();
+    let of_url = parsed.as_ref().and_then(|parsed| parsed.keep_git_dir);
+    let mut source = git_source(url, Some(of_url.unwrap_or(keep_git_dir)), None)?;
+    if let Source::Git { commit_times, .. } = &mut source {
+        *commit_times = parsed.is_some_and(|parsed| parsed.mtime == "commit");
+    }
+    Ok(source)
 }
 
 /// Returns the source of a file on a web server, and the file's name.

@@ -164,7 +164,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let display = Display::start(if arguments.print.is_some() { Mode::Quiet } else { mode });
     let (steps, cancel) = (Steps::new(display.sink()), interrupt::cancel());
     let fetcher = engine.fetcher(&steps, &lent, &cancel);
-    let Origin { file, path, main, context } = origin::find(place, arguments.file.as_deref(), &current, &fetcher)?;
+    let Origin { file, path, main, context } =
+        origin::find(place, arguments.file.as_deref(), &current, &request.options, &fetcher)?;
     drop(fetcher);
     let source = SourceText { name: file.name.clone(), text: String::from_utf8_lossy(&file.text).into_owned() };
     let failed = |error: BuildError| Failure::Error { error, file: Some(source.clone()) };

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_builder::{ARCHIVE_HEAD, BuildError, BuildFile, FetchedContext, Fetcher, is_archive};
 use kiln_frontend::dockerfile::git;
+use kiln_frontend::lower;
 
 use super::build_file::{self, Found};
 use super::context::Main;
@@ -85,11 +86,18 @@ pub fn is_url(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
 
-/// Reads the build file, and fetches the context if it is not a directory. `name` is the value of `-f`.
+/// Reads the build file, and fetches the context if it is not a directory. `name` is the value of `-f`;
+/// `options` say how a repository is checked out.
 ///
 /// # Errors
 /// When either is missing or cannot be had.
-pub fn find(place: Place, name: Option<&str>, current: &Path, fetcher: &Fetcher) -> Result<Origin, BuildError> {
+pub fn find(
+    place: Place,
+    name: Option<&str>,
+    current: &Path,
+    options: &lower::Request,
+    fetcher: &Fetcher,
+) -> Result<Origin, BuildError> {
     let elsewhere = match name {
         Some("-") if place == Place::Stdin => {
             return Err(BuildError::input("invalid argument: can't use stdin for both build context and dockerfile"));
@@ -113,10 +121,7 @@ pub fn find(place: Place, name: Option<&str>, current: &Path, fetcher: &Fetcher)
             return Ok(Origin { file, path, main: Main::Directory(directory), context: None });
         }
         Place::Http(url) => fetcher.http(&url)?,
-        Place::Git(url) => {
-            return Err(BuildError::input(format!("unable to prepare context: kiln cannot check out `{url}` yet"))
-                .hint("clone it, and name the directory"));
-        }
+        Place::Git(url) => fetcher.git(&url, options)?,
         Place::Stdin => {
             let mut stdin = io::stdin().lock();
             let mut head = Vec::new();

@@ -88,6 +88,7 @@ fn git(reference: &str, keep_git_dir: bool, checksum: Option<&str>) -> Op {
         keep_git_dir,
         checksum: checksum.map(str::to_owned),
         submodules: true,
+        commit_times: false,
     })
 }
 
