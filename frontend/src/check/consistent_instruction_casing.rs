@@ -15,8 +15,8 @@ pub(crate) static RULE: Rule = Rule {
 
 /// Looks at the keywords of the whole file, but for the ARGs before the first FROM.
 pub(super) fn check<'a>(instructions: impl Iterator<Item = &'a Instruction> + Clone, reporter: &mut Reporter) {
-    let is_lower = |word: &str| word == word.to_lowercase();
-    let is_upper = |word: &str| word == word.to_uppercase();
+    let is_lower = |word: &str| is_unchanged(word, |byte| !byte.is_ascii_uppercase(), str::to_lowercase);
+    let is_upper = |word: &str| is_unchanged(word, |byte| !byte.is_ascii_lowercase(), str::to_uppercase);
     let words = || instructions.clone().map(|instruction| &*instruction.keyword.text);
     let lower = words().filter(|word| is_lower(word)).count();
     let upper = words().filter(|word| is_upper(word)).count();
@@ -29,4 +29,9 @@ pub(super) fn check<'a>(instructions: impl Iterator<Item = &'a Instruction> + Cl
             reporter.report(&RULE, message, instruction);
         }
     }
+}
+
+/// Whether a word stays as it is in another case. Nearly all keywords are ASCII, where that needs no copy.
+fn is_unchanged(word: &str, fits: impl Fn(&u8) -> bool, convert: impl Fn(&str) -> String) -> bool {
+    if word.is_ascii() { word.as_bytes().iter().all(fits) } else { word == convert(word) }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Options, Rule};
 use crate::dockerfile::ast::Comment;
+use crate::dockerfile::suggest::Suggestions;
 use crate::dockerfile::{Diagnostic, Instruction, Lines, Phase, Span};
 
 /// Collects what the checks find, in order, and drops what nobody wants to hear.
@@ -12,6 +13,8 @@ pub struct Reporter {
     options: Options,
     warnings: Vec<Diagnostic>,
     is_muted: bool,
+    /// Finds the names that were perhaps meant.
+    pub(super) suggestions: Suggestions,
     /// Rule, message and first line of what was found.
     seen: BTreeSet<(&'static str, String, usize)>,
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use super::{Reporter, Rule};
 use crate::dockerfile::Instruction;
-use crate::dockerfile::suggest::closest;
 
 /// The rule.
 pub(crate) static RULE: Rule = Rule {
@@ -16,9 +15,6 @@ pub(crate) static RULE: Rule = Rule {
     obeys_comments: true,
 };
 
-/// How many names are looked at for a suggestion.
-const MAX_CANDIDATES: usize = 1_000;
-
 /// Reports the names that are not declared.
 pub(crate) fn check(
     instruction: &Instruction,
@@ -28,7 +24,7 @@ pub(crate) fn check(
 ) {
     for name in unset.iter().filter(|name| !declared.contains(*name)) {
         let mut message = format!("FROM argument '{name}' is not declared");
-        if let Some(suggestion) = closest(name, declared.iter().take(MAX_CANDIDATES)) {
+        if let Some(suggestion) = reporter.suggestions.closest(name, declared) {
             message.push_str(&format!(" (did you mean {suggestion}?)"));
         }
         reporter.report(&RULE, message, instruction);

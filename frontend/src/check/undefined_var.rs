@@ -2,7 +2,6 @@
 
 use super::{Reporter, Rule};
 use crate::dockerfile::Instruction;
-use crate::dockerfile::suggest::closest;
 
 /// The rule.
 pub(crate) static RULE: Rule = Rule {
@@ -14,9 +13,6 @@ pub(crate) static RULE: Rule = Rule {
     obeys_comments: true,
 };
 
-/// How many names are looked at for a suggestion.
-const MAX_CANDIDATES: usize = 1_000;
-
 /// Reports a name that was looked up and not found, with the nearest of the names there are.
 pub(crate) fn check<'a>(
     instruction: &Instruction,
@@ -25,7 +21,7 @@ pub(crate) fn check<'a>(
     reporter: &mut Reporter,
 ) {
     let mut message = format!("Usage of undefined variable '${name}'");
-    if let Some(suggestion) = closest(name, known.take(MAX_CANDIDATES)) {
+    if let Some(suggestion) = reporter.suggestions.closest(name, known) {
         message.push_str(&format!(" (did you mean ${suggestion}?)"));
     }
     reporter.report(&RULE, message, instruction);

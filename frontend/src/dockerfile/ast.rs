@@ -173,8 +173,8 @@ pub struct Node {
     pub json: bool,
     /// The instruction inside an ONBUILD.
     pub nested: Option<Box<Node>>,
-    /// What stands after the keyword (and, from [`Node::arguments`] on, after the flags).
-    pub rest: Word,
+    /// Where the arguments stand: after the keyword and the flags.
+    pub rest: Span,
 }
 
 /// `<<NAME` and its body.

@@ -1,8 +1,6 @@
 //! Here-documents: which words announce one, and what is left of its body.
 
-use std::{borrow::Cow, sync::LazyLock};
-
-use regex::Regex;
+use std::borrow::Cow;
 
 use super::expand::Expander;
 
@@ -19,16 +17,16 @@ pub struct Announcement {
     pub expand: bool,
 }
 
-static FORM: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"^([0-9]*)<<(-?)([^<]*)$").expect("the pattern is constant"));
-
-/// Reads a word as the announcement of a here-document, if it is one.
+/// Reads a word as the announcement of a here-document, if it is one: digits, `<<`, perhaps `-`, and the name.
 pub fn announcement(word: &str) -> Option<Announcement> {
-    if !word.contains("<<") {
+    let (number, written) = word.split_once("<<")?;
+    if !number.bytes().all(|byte| byte.is_ascii_digit()) || written.contains('<') {
         return None;
     }
-    let parts = FORM.captures(word)?;
-    let written = &parts[3];
+    let (chomp, written) = match written.strip_prefix('-') {
+        Some(written) => (true, written),
+        None => (false, written),
+    };
     let unset = |_: &str| None;
     let lexer = Expander { skip_unset: true, ..Expander::new('\\', &unset) };
     let raw_lexer = Expander { skip_unset: true, raw_quotes: true, raw_escapes: true, ..Expander::new('\\', &unset) };
@@ -38,8 +36,8 @@ pub fn announcement(word: &str) -> Option<Announcement> {
     Some(Announcement {
         expand: quotes(&name) == quotes(&raw),
         name,
-        file_descriptor: parts[1].parse().unwrap_or(0),
-        chomp: !parts[2].is_empty(),
+        file_descriptor: number.parse().unwrap_or(0),
+        chomp,
     })
 }
 

@@ -1,5 +1,7 @@
 //! Nodes into typed instructions: the rules of each keyword.
 
+use std::collections::HashMap;
+
 use super::{
     ast::*,
     device::Device,
@@ -149,7 +151,7 @@ impl Builder<'_> {
         if self.node.json {
             return CommandLine::Exec(arguments.to_vec());
         }
-        CommandLine::Shell(arguments.first().unwrap_or(&self.node.rest).clone())
+        CommandLine::Shell(arguments.first().cloned().unwrap_or_else(|| Word::new("", self.node.rest)))
     }
 
     fn from(&mut self) -> Option<From> {
@@ -273,6 +275,7 @@ impl Builder<'_> {
     fn arg(&mut self) -> Option<Vec<Argument>> {
         self.at_least_one("ARG")?;
         let mut arguments = Vec::new();
+        let descriptions = descriptions(self.line.comments);
         for word in &self.node.arguments {
             let (name, default) = match word.text.split_once('=') {
                 Some((name, default)) => {
@@ -286,12 +289,7 @@ impl Builder<'_> {
             if name.text.is_empty() {
                 self.problem("blank-name", "ARG names can not be blank", word.span);
             }
-            let mut described = self
-                .line
-                .comments
-                .iter()
-                .filter_map(|comment| comment.text.strip_prefix(&*name.text)?.strip_prefix(' ').map(str::to_owned));
-            let description = described.next();
+            let description = descriptions.get(&*name.text).map(|text| (*text).to_owned());
             arguments.push(Argument { name, default, description });
         }
         Some(arguments)
@@ -315,15 +313,15 @@ impl Builder<'_> {
         }
         let mut paths = Vec::new();
         let mut inline = Vec::new();
+        // Of several with one name the last is taken; without a body (in the JSON form) the file is empty.
+        let bodies: HashMap<&str, &Heredoc> = self.line.heredocs.iter().map(|body| (&*body.name, body)).collect();
         for word in std::iter::once(first).chain(rest) {
             let Some(announcement) = heredoc::announcement(&word.text) else {
                 paths.push(word.clone());
                 continue;
             };
-            // Of several with one name the last is taken; without a body (in the JSON form) the file is empty.
-            let body = self.line.heredocs.iter().rfind(|heredoc| heredoc.name == announcement.name);
             inline.push(InlineFile {
-                content: match body {
+                content: match bodies.get(&*announcement.name) {
                     Some(heredoc) if announcement.chomp => heredoc::chomp(&heredoc.content),
                     Some(heredoc) => heredoc.content.clone(),
                     None => String::new(),
@@ -486,4 +484,9 @@ fn parse_number(text: &str) -> Result<i32, &'static str> {
         return Err("invalid syntax");
     }
     text.parse().map_err(|_| "value out of range")
+}
+
+/// Returns what comments say about names: the first that begins with a name and a blank.
+fn descriptions(comments: &[Comment]) -> HashMap<&str, &str> {
+    comments.iter().rev().filter_map(|comment| comment.text.split_once(' ')).collect()
 }

@@ -51,9 +51,13 @@ pub fn parse_trigger(text: &str) -> (File, Vec<Diagnostic>) {
     read(text, false)
 }
 
+/// Few files have more than one instruction in so many bytes.
+const ORDINARY_LENGTH: usize = 24;
+
 fn read(text: &str, needs_stage: bool) -> (File, Vec<Diagnostic>) {
     let mut reader = Reader::new(text);
-    let mut instructions = Vec::new();
+    // Growing would copy them again and again; memory that is not used in the end costs nothing.
+    let mut instructions = Vec::with_capacity(text.len() / ORDINARY_LENGTH + 1);
     let mut diagnostics = Vec::new();
     let mut has_stage = !needs_stage;
     let frontend = if needs_stage { directive::detect_syntax(text) } else { None };

@@ -45,7 +45,7 @@ impl Splitter<'_> {
         let mut node = Node {
             keyword: self.line.word(keyword),
             flags: flags.into_iter().map(|flag| Word::new(flag.text, self.line.span(flag.range))).collect(),
-            rest: self.line.word(arguments.clone()),
+            rest: self.line.span(arguments.clone()),
             ..Node::default()
         };
         let name = node.keyword.text.to_ascii_lowercase();
@@ -69,7 +69,7 @@ impl Splitter<'_> {
                     node.nested = Some(Box::new(self.node(arguments, depth + 1)));
                 }
             }
-            _ => node.arguments.push(Word::new("", node.rest.span)),
+            _ => node.arguments.push(Word::new("", node.rest)),
         }
         node
     }

@@ -13,21 +13,52 @@ pub fn closest<'a, S>(name: &str, candidates: impl IntoIterator<Item = &'a S>) -
 where
     S: AsRef<str> + ?Sized + 'a,
 {
-    let mut best = None;
-    let mut smallest = (TOO_FAR, false);
-    for candidate in candidates {
-        let candidate = candidate.as_ref();
-        if candidate == name {
-            return None;
-        }
-        let distance = distance(name, candidate);
-        let rank = (distance, distance == 2 && !is_swap(name, candidate));
-        if rank < smallest {
-            smallest = rank;
-            best = Some(candidate);
-        }
+    Suggestions { budget: usize::MAX }.closest(name, candidates)
+}
+
+/// Looks for close names where both the names and the candidates may be many. When that has taken long enough, nothing
+/// is suggested any more.
+#[derive(Debug, Clone)]
+pub struct Suggestions {
+    /// How many pairs of characters may still be compared.
+    budget: usize,
+}
+
+impl Default for Suggestions {
+    fn default() -> Self {
+        Self { budget: 50_000_000 }
     }
-    best
+}
+
+impl Suggestions {
+    /// Does what [`closest`] does.
+    pub fn closest<'a, S>(&mut self, name: &str, candidates: impl IntoIterator<Item = &'a S>) -> Option<&'a str>
+    where
+        S: AsRef<str> + ?Sized + 'a,
+    {
+        let mut best = None;
+        let mut smallest = (TOO_FAR, false);
+        for candidate in candidates {
+            let candidate = candidate.as_ref();
+            if candidate == name {
+                return None;
+            }
+            self.budget = self.budget.checked_sub(cost(name, candidate))?;
+            let distance = distance(name, candidate);
+            let rank = (distance, distance == 2 && !is_swap(name, candidate));
+            if rank < smallest {
+                smallest = rank;
+                best = Some(candidate);
+            }
+        }
+        best
+    }
+}
+
+/// Returns about how many pairs of characters [`distance`] looks at.
+fn cost(left: &str, right: &str) -> usize {
+    let is_far = left.len().max(right.len()) > MAX_NAME || left.len().abs_diff(right.len()) > 4 * TOO_FAR;
+    if is_far { 10 } else { 10 + left.len() * right.len() }
 }
 
 /// Whether two texts differ in the order of two neighbouring characters only.
@@ -86,6 +117,15 @@ mod tests {
         assert_eq!(closest("rnu", ["ru", "run"]), Some("ru"));
         assert_eq!(closest("abcd", ["abxy", "badc", "abdc"]), Some("abdc"));
         assert_eq!(closest("abc", ["cba", "xyc"]), Some("cba"));
+    }
+
+    #[test]
+    fn many_names_and_candidates_cost_little() {
+        let candidates: Vec<String> = (0..10_000).map(|number| format!("candidate{number}")).collect();
+        let mut suggestions = Suggestions::default();
+        assert_eq!(suggestions.closest("cnadidate1", &candidates), Some("candidate1"));
+        let found = (0..1_000).filter(|_| suggestions.closest("candidate", &candidates).is_some()).count();
+        assert!((1..100).contains(&found), "{found}");
     }
 
     #[test]

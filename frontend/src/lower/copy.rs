@@ -1,5 +1,7 @@
 //! COPY and ADD.
 
+use std::collections::HashMap;
+
 use super::assembly::Tree;
 use super::name::redacted;
 use super::prepare::{FilesFrom, copy_source};
@@ -34,19 +36,18 @@ struct Common {
 /// The inputs and actions of one file operation.
 struct Actions {
     inputs: Vec<Option<Edge>>,
+    /// Where each tree stands among the inputs, but for the first, which is what is worked on.
+    places: HashMap<Option<Edge>, usize>,
     actions: Vec<FileAction>,
 }
 
 impl Actions {
     /// Returns the index of an input; the same tree is one input.
     fn input(&mut self, edge: Option<Edge>) -> usize {
-        match self.inputs[1..].iter().position(|&known| known == edge) {
-            Some(index) => index + 1,
-            None => {
-                self.inputs.push(edge);
-                self.inputs.len() - 1
-            }
-        }
+        *self.places.entry(edge).or_insert_with(|| {
+            self.inputs.push(edge);
+            self.inputs.len() - 1
+        })
     }
 }
 
@@ -217,7 +218,7 @@ impl Worker<'_> {
     /// Begins a file operation: on the stage, or on nothing when the result is linked.
     fn actions(&self, is_linked: bool) -> Actions {
         let base = if is_linked { None } else { self.state.edge };
-        Actions { inputs: vec![base], actions: Vec::new() }
+        Actions { inputs: vec![base], places: HashMap::new(), actions: Vec::new() }
     }
 
     fn path_action(&self, source: &str, common: &Common, written: &Sources, input: usize) -> Copy {

@@ -33,6 +33,12 @@ impl Environment {
         self.unset(name);
         self.places.insert(name.to_owned(), self.variables.len());
         self.variables.push(Some((name.to_owned(), value.to_owned())));
+        // Each place that was left costs whoever walks the list.
+        if self.variables.len() > 2 * self.places.len() + 16 {
+            self.variables.retain(Option::is_some);
+            let names = self.variables.iter().flatten().enumerate();
+            self.places = names.map(|(place, (name, _))| (name.clone(), place)).collect();
+        }
     }
 
     /// Removes a variable.
@@ -91,6 +97,17 @@ mod tests {
         environment.unset("B");
         assert_eq!(environment.entries(), ["C=", "A=3"]);
         assert_eq!((environment.get("A"), environment.get("B")), (Some("3"), None));
+    }
+
+    #[test]
+    fn setting_again_and_again_leaves_no_gaps() {
+        let mut environment = Environment::default();
+        for number in 0..1_000 {
+            environment.set(["A", "B", "C"][number % 3], &number.to_string());
+        }
+        assert!(environment.variables.len() < 30);
+        assert_eq!(environment.entries(), ["B=997", "C=998", "A=999"]);
+        assert_eq!(environment.get("B"), Some("997"));
     }
 
     #[test]

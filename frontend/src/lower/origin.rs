@@ -7,14 +7,11 @@ use kiln_oci::{Platform, Reference};
 use super::context::Context;
 use super::stages::{Stages, error};
 use super::{Facts, ImageFact, ImageName, ImageQuery, Request};
-use crate::dockerfile::suggest::closest;
+use crate::dockerfile::suggest::Suggestions;
 use crate::dockerfile::{Diagnostic, Instruction, InstructionKind};
 
 /// What people often mean by a name that is not found.
 const WELL_KNOWN: [&str; 7] = ["alpine", "busybox", "centos", "debian", "golang", "ubuntu", "fedora"];
-
-/// How many stages are looked at for a suggestion.
-const MAX_CANDIDATES: usize = 1_000;
 
 /// What a name stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,24 +54,6 @@ impl Origin {
     }
 }
 
-/// Whether a name that stands for no stage was perhaps meant to: it looks like one, and either the instruction takes
-/// files from stages more often than from images, or there is a stage of nearly that name.
-pub(super) fn may_be_stage(name: &str, instruction: &Instruction, stages: &Stages<'_>) -> bool {
-    let is_plain = !name.contains(['/', ':', '@', '.']) && stages.names().next().is_some();
-    let is_from = matches!(instruction.kind, InstructionKind::From(_));
-    is_plain && (!is_from || nearest(name, stages).is_some())
-}
-
-/// Says that there is no such stage, and which there are.
-pub(super) fn no_such_stage(name: &str, stages: &Stages<'_>) -> String {
-    let meant = nearest(name, stages).map(|stage| format!("; did you mean `{stage}`?")).unwrap_or_default();
-    format!("no stage is named `{name}`; {}{meant}", stages.hint())
-}
-
-fn nearest<'s>(name: &str, stages: &'s Stages<'_>) -> Option<&'s str> {
-    closest(&name.to_lowercase(), stages.names().take(MAX_CANDIDATES))
-}
-
 /// The images that a round of lowering needs: known ones are checked, unknown ones collected.
 #[derive(Debug)]
 pub(super) struct Lookup<'a> {
@@ -83,13 +62,20 @@ pub(super) struct Lookup<'a> {
     seen: BTreeSet<(ImageQuery, usize)>,
     /// What is not known yet.
     needs: BTreeSet<ImageQuery>,
+    suggestions: Suggestions,
     /// What is known to be missing.
     pub(super) errors: Vec<Diagnostic>,
 }
 
 impl<'a> Lookup<'a> {
     pub(super) fn new(facts: &'a Facts) -> Self {
-        Self { facts, seen: BTreeSet::new(), needs: BTreeSet::new(), errors: Vec::new() }
+        Self {
+            facts,
+            seen: BTreeSet::new(),
+            needs: BTreeSet::new(),
+            suggestions: Suggestions::default(),
+            errors: Vec::new(),
+        }
     }
 
     /// Notes that `instruction` uses what `written` names.
@@ -100,20 +86,32 @@ impl<'a> Lookup<'a> {
         match self.facts.images.get(&query) {
             Some(ImageFact::Found { .. }) => {}
             Some(ImageFact::Missing(cause)) => {
-                let names = stages.names().take(MAX_CANDIDATES).chain(WELL_KNOWN);
-                let suggestion = closest(written, names).map(str::to_owned);
-                let mut missing = error("missing-image", format!("{written}: {cause}"))
+                let suggestion = self.suggestions.closest(written, stages.names().chain(WELL_KNOWN)).map(str::to_owned);
+                let missing = error("missing-image", format!("{written}: {cause}"))
                     .suggest(suggestion)
                     .at(instruction.lines, instruction.span);
-                if may_be_stage(written, instruction, stages) {
-                    missing = missing.hint(no_such_stage(written, stages));
-                }
-                self.errors.push(missing);
+                let hint = self.stage_hint(written, stages, instruction);
+                self.errors.push(Diagnostic { hint, ..missing });
             }
             None => {
                 self.needs.insert(query);
             }
         }
+    }
+
+    /// Says that there is no stage of this name, and which there are, if one was perhaps meant: the name looks like a
+    /// stage's, and either the instruction takes files from stages more often than from images, or a stage is called nearly
+    /// so.
+    pub(super) fn stage_hint(&mut self, name: &str, stages: &Stages<'_>, instruction: &Instruction) -> Option<String> {
+        if name.contains(['/', ':', '@', '.']) || stages.names().next().is_none() {
+            return None;
+        }
+        let meant = self.suggestions.closest(&name.to_lowercase(), stages.names());
+        if meant.is_none() && matches!(instruction.kind, InstructionKind::From(_)) {
+            return None;
+        }
+        let meant = meant.map(|stage| format!("; did you mean `{stage}`?")).unwrap_or_default();
+        Some(format!("no stage is named `{name}`; {}{meant}", stages.hint()))
     }
 
     /// Returns what is not known yet, each once, sorted.

@@ -9,7 +9,7 @@ use super::arguments::{Globals, expand};
 use super::context::Context;
 use super::epoch;
 use super::onbuild::{self, Trigger};
-use super::origin::{self, Lookup, Origin};
+use super::origin::{Lookup, Origin};
 use super::reach::{Dependency, check_cycles, reachable};
 use super::stages::{Stage, Stages, error};
 use super::{Facts, ImageFact, ImageQuery, Request};
@@ -17,7 +17,7 @@ use crate::check::{
     Reporter, from_platform_flag_const_disallowed, invalid_default_arg_in_from, redundant_target_platform,
     undefined_arg_in_from,
 };
-use crate::dockerfile::suggest::closest;
+use crate::dockerfile::suggest::{Suggestions, closest};
 use crate::dockerfile::{Diagnostic, File, Instruction, InstructionKind};
 
 /// A file, ready to be worked through.
@@ -177,11 +177,9 @@ impl Prepared<'_> {
                 }
             }
             Err(found) => {
-                let found = match origin::may_be_stage(name, instruction, &self.stages) {
-                    true => found.hint(origin::no_such_stage(name, &self.stages)),
-                    false => found,
-                };
-                lookup.errors.push(found.at(instruction.lines, instruction.span));
+                let hint = lookup.stage_hint(name, &self.stages, instruction);
+                let found = found.at(instruction.lines, instruction.span);
+                lookup.errors.push(Diagnostic { hint: hint.or(found.hint.clone()), ..found });
             }
         };
         match &head.base {
@@ -306,8 +304,9 @@ fn platform_flag(
     redundant_target_platform::check(stage.instruction, written, &expansion, target, reporter);
     from_platform_flag_const_disallowed::check(stage.instruction, stage.name.as_deref(), &expansion, reporter);
     if expansion.text.is_empty() {
-        let names = globals.declared.iter();
-        let suggestion = expansion.unmatched.iter().find_map(|name| closest(name, names.clone())).map(str::to_owned);
+        let mut suggestions = Suggestions::default();
+        let suggestion = expansion.unmatched.iter().find_map(|name| suggestions.closest(name, &globals.declared));
+        let suggestion = suggestion.map(str::to_owned);
         return Err(
             error("blank-platform", format!("empty platform value from expression {written}")).suggest(suggestion)
         );

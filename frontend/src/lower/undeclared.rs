@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::prepare::Prepared;
 use super::{epoch, onbuild};
-use crate::dockerfile::suggest::closest;
+use crate::dockerfile::suggest::Suggestions;
 use crate::dockerfile::{Diagnostic, InstructionKind, Phase};
 
 /// The variables for proxies, which every command gets, in any case.
@@ -33,13 +33,14 @@ pub(super) fn arguments(prepared: &Prepared<'_>) -> Vec<Diagnostic> {
         return Vec::new();
     }
     let declared = declared(prepared);
+    let mut suggestions = Suggestions::default();
     unknown
         .filter(|name| !declared.contains(*name))
         .map(|name| {
             let message = format!("build argument '{name}' is declared by no ARG");
             let known = declared.iter().map(String::as_str).chain(SWITCHES);
             Diagnostic::warning(Phase::Lower, "undeclared-build-arg", message)
-                .suggest(closest(name, known).map(str::to_owned))
+                .suggest(suggestions.closest(name, known).map(str::to_owned))
         })
         .collect()
 }
