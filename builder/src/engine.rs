@@ -5,6 +5,7 @@ use std::sync::{Arc, Once, OnceLock};
 
 use kiln_cache::Store;
 use kiln_cache::layer::Ownership;
+use kiln_frontend::dockerfile::Diagnostic;
 use kiln_frontend::lower::Plan;
 use kiln_oci::{Digest, Platform};
 use kiln_registry_client::{Client as Registry, Credentials, Options};
@@ -18,6 +19,7 @@ use crate::export::{files, push};
 use crate::layers::Layers;
 use crate::op::content::Contents;
 use crate::plan::{self, Planned};
+use crate::progress::StepId;
 use crate::request::{BuildRequest, BuildResult, BuiltImage, Compression, Destination, Output};
 use crate::seam::{Contexts, Results, Secrets};
 use crate::solver::{Solution, Solver};
@@ -178,7 +180,7 @@ impl Engine {
         planned: Planned,
     ) -> Result<BuildResult, BuildError> {
         entitlement::check(&planned.plan, &request.allowed)?;
-        warn(request, &planned, &work.steps);
+        warn(request, planned.definition, &planned.warnings, &work.steps);
         let compression = wanted_compression(request);
         let epoch = planned.plan.epoch;
         let solver = Solver {
@@ -198,6 +200,7 @@ impl Engine {
             compression,
         };
         let solution = solver.solve(planned.plan.root)?;
+        warn(request, planned.definition, &solution.warnings, &work.steps);
         let image = match compression {
             Some(compression) => Some(self.make_image(request, work, &planned.plan, &solution, compression, epoch)?),
             None => None,
@@ -220,7 +223,7 @@ impl Engine {
             }),
             cached: steps.clone().filter(|solved| solved.is_cached).count(),
             steps: steps.count(),
-            warnings: planned.warnings,
+            warnings: [planned.warnings, solution.warnings].concat(),
         })
     }
 
@@ -394,18 +397,18 @@ fn linked<T>(outer: &Cancel, inner: &Cancel, work: impl FnOnce() -> T) -> T {
     })
 }
 
-/// The compression of new layers, if an output needs an image.
-/// Tells what was found in the build file.
-fn warn(request: &BuildRequest, planned: &Planned, steps: &Steps) {
-    if planned.warnings.is_empty() {
+/// Tells what was found in the build file, whose step is `definition`.
+fn warn(request: &BuildRequest, definition: StepId, warnings: &[Diagnostic], steps: &Steps) {
+    if warnings.is_empty() {
         return;
     }
     let file = Arc::new(request.build_file.clone());
-    for warning in &planned.warnings {
-        steps.warn(planned.definition, warning.clone(), file.clone());
+    for warning in warnings {
+        steps.warn(definition, warning.clone(), file.clone());
     }
 }
 
+/// The compression of new layers, if an output needs an image.
 fn wanted_compression(request: &BuildRequest) -> Option<Compression> {
     if request.outputs.is_empty() {
         return Some(Compression::Gzip);

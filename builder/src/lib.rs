@@ -24,6 +24,7 @@ pub mod seam;
 mod solver;
 mod source;
 mod step;
+mod survey;
 
 pub use engine::{Client, Engine, EngineOptions};
 pub use entitlement::Entitlement;
@@ -32,3 +33,4 @@ pub use fetch::{ARCHIVE_HEAD, FetchedContext, Fetcher, is_archive};
 pub use images::{ImageDetails, ImageSummary, PruneOptions, Pruned};
 pub use request::{BuildFile, BuildRequest, BuildResult, BuiltImage, Compression, Destination, Output};
 pub use step::Steps;
+pub use survey::{SeenFile, survey};

@@ -15,7 +15,6 @@ mod busybox;
 mod container;
 pub mod context;
 mod docker_registry;
-pub mod git;
 mod host;
 mod http;
 mod image;

@@ -7,6 +7,8 @@ pub mod exec;
 pub mod file;
 pub mod files;
 pub mod layer_files;
+pub mod missing;
 pub mod overlay;
 pub mod owner;
+pub mod suspect;
 pub mod wildcard;

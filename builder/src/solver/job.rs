@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use kiln_cache::{NamedInput, Record, Store, StoreLock};
+use kiln_frontend::dockerfile::{Lines, Span};
 use kiln_frontend::graph::{
-    CopyFrom, FileAction, FileOp, MountKind, Op, Source, Vertex, VertexId, content_op_digest, op_digest,
+    CopyFrom, FileAction, FileOp, Location, MountKind, Op, Source, Vertex, VertexId, content_op_digest, op_digest,
 };
 use kiln_oci::Digest;
 use kiln_runtime::Cancel;
@@ -16,8 +17,7 @@ use super::{
 use crate::error::{BuildError, chain};
 use crate::op::content::Contents;
 use crate::op::file::{self, Base, Make};
-use crate::op::files::FileNode;
-use crate::op::{copy, exec};
+use crate::op::{copy, exec, missing, suspect};
 use crate::source::git::GitTree;
 use crate::source::http::HttpFile;
 use crate::source::local::LocalContext;
@@ -53,6 +53,9 @@ impl Job<'_, '_> {
     pub(super) fn solve(&self) -> Result<Solved, BuildError> {
         if let Op::Source(source) = &self.vertex.op {
             return self.fetch(source);
+        }
+        if let Op::File(op) = &self.vertex.op {
+            self.warn(op)?;
         }
         let store = self.run.solver.store;
         let op = op_digest(self.vertex);
@@ -118,6 +121,23 @@ impl Job<'_, '_> {
             is_of_session: false,
             is_cached: false,
         })
+    }
+
+    /// Tells of files that a copy from a directory of the client takes and perhaps should not.
+    fn warn(&self, op: &FileOp) -> Result<(), BuildError> {
+        for (number, input) in self.inputs.iter().enumerate() {
+            let Some(Solved { value: Value::Local(local), .. }) = input else { continue };
+            let context = self.run.context(local)?;
+            let place = self.vertex.location.as_ref();
+            let found = suspect::warnings(op, number, &context).into_iter().map(|warning| match place {
+                Some(Location { span, lines }) => {
+                    warning.at(Lines::new(lines.0, lines.1), Span { start: span.start, end: span.end })
+                }
+                None => warning,
+            });
+            self.run.warnings.lock().expect("no panic under the lock").extend(found);
+        }
+        Ok(())
     }
 
     fn alias(&self, definition: &Digest, content: &Digest) {
@@ -287,7 +307,10 @@ impl Job<'_, '_> {
         let mut built = BuildError::input(chain(error));
         if let file::FileError::Copy(CopyError::NotFound(path)) = error {
             built = built.context("failed to compute cache key");
-            built.hint = sources.values().find_map(|source| missing_hint(source, path.trim_matches('"')));
+            built.hint = sources.values().find_map(|source| missing::hint(source, path));
+        }
+        if let file::FileError::Copy(CopyError::NoDirectory(path)) = error {
+            built.hint = sources.values().find_map(|source| missing::hint(source, path));
         }
         if let file::FileError::Copy(CopyError::Read { .. }) | file::FileError::Read { .. } = error {
             built = built.hint("check that the file can be read, and that nothing changes it while the build runs");
@@ -321,40 +344,4 @@ fn prefetch(context: &LocalContext, op: &FileOp) -> Result<(), BuildError> {
         }
     }
     context.digest_all(&files).map_err(|error| BuildError::input(chain(&error)))
-}
-
-/// Why a file is not there: left out by the ignore file, or nearly spelled like another.
-fn missing_hint(source: &file::Source, path: &str) -> Option<String> {
-    let relative = path.trim_start_matches('/');
-    if let file::Source::Local(context) = source {
-        if let Some((name, patterns)) = &context.ignore
-            && context.path.join(relative).symlink_metadata().is_ok()
-            && let Some(pattern) = patterns.verdict_of(relative).decided_by.and_then(|at| patterns.patterns().get(at))
-        {
-            let (line, text) = (pattern.line, &pattern.text);
-            return Some(format!("`{relative}` is there, but {name}:{line} (`{text}`) leaves it out of the context"));
-        }
-        let near = near_miss(&context.tree, relative);
-        return Some(match near {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("sources are looked up in the context, {}", context.path.display()),
-        });
-    }
-    near_miss(source.tree(), relative).map(|near| format!("did you mean `/{near}`?"))
-}
-
-fn near_miss(tree: &FileNode, path: &str) -> Option<String> {
-    let names = crate::op::files::components(path.as_bytes());
-    let (last, parents) = names.split_last()?;
-    let directory = tree.get(parents)?;
-    let wanted = String::from_utf8_lossy(last);
-    let candidates: Vec<String> =
-        directory.children.keys().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
-    let near = kiln_frontend::dockerfile::suggest::closest(&wanted, candidates.iter().map(String::as_str))?;
-    let mut text = String::new();
-    for parent in parents {
-        text.push_str(&String::from_utf8_lossy(parent));
-        text.push('/');
-    }
-    Some(text + near)
 }

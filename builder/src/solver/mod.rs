@@ -16,6 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use kiln_cache::Store;
 use kiln_cache::context::Memo;
 use kiln_cache::layer::Compression;
+use kiln_frontend::dockerfile::Diagnostic;
 use kiln_frontend::graph::{Edge, Graph, LocalSource, MountKind, Op, Source, Vertex, VertexId, op_digest};
 use kiln_oci::{Digest, Hasher};
 use kiln_runtime::{Cancel, Footing, Program};
@@ -91,6 +92,8 @@ pub enum Value {
 pub struct Solution {
     /// For each vertex that was needed.
     pub solved: BTreeMap<VertexId, Solved>,
+    /// What came up that is probably not meant, in the order of the build file.
+    pub warnings: Vec<Diagnostic>,
 }
 
 impl Solution {
@@ -146,6 +149,7 @@ struct Run<'s> {
     /// Vertices whose layer is in the result.
     in_result: BTreeSet<VertexId>,
     contexts: Mutex<BTreeMap<String, Arc<Walked>>>,
+    warnings: Mutex<Vec<Diagnostic>>,
     slots: Slots,
 }
 
@@ -170,6 +174,7 @@ impl<'s> Run<'s> {
             below_exec: BTreeSet::new(),
             in_result: BTreeSet::new(),
             contexts: Mutex::default(),
+            warnings: Mutex::default(),
             slots: Slots { free: Mutex::new(solver.jobs.unwrap_or(usize::MAX)), changed: Condvar::new() },
         };
         // Inputs come before their users, so one pass from the end sees users first.
@@ -282,7 +287,11 @@ impl<'s> Run<'s> {
         match failure {
             Some(failure) => Err(failure),
             None if solved.len() < needed.len() => Err(BuildError::cancelled()),
-            None => Ok(Solution { solved }),
+            None => {
+                let mut warnings = self.warnings.into_inner().expect("no panic under the lock");
+                warnings.sort_by_key(|warning| warning.lines.first().map(|lines| lines.first));
+                Ok(Solution { solved, warnings })
+            }
         }
     }
 

@@ -71,6 +71,7 @@ pub struct LocalContext {
     pub path: PathBuf,
     /// What was left out: the ignore file's name and patterns.
     pub ignore: Option<(String, Patterns)>,
+    root: Arc<File>,
     memo: Memo,
     /// What was hashed in this build: also of files too young for the memo.
     hashed: Mutex<HashMap<Stat, Digest>>,
@@ -89,6 +90,11 @@ pub struct LocalFile {
 }
 
 impl LocalFile {
+    /// Returns where it is, relative to the context.
+    pub fn path(&self) -> &[u8] {
+        &self.path
+    }
+
     /// Opens the file.
     ///
     /// # Errors
@@ -127,9 +133,35 @@ impl LocalContext {
             Some(paths) => Some(Patterns::new(&paths).map_err(|_| LocalError::Pattern(paths.join(" ")))?),
             None => None,
         };
-        let walk = Walk { root: &root, memo: &memo, ignore: ignore.as_ref().map(|(_, patterns)| patterns) };
+        let walk = Walk { root: &root, memo: Some(&memo), ignore: ignore.as_ref().map(|(_, patterns)| patterns) };
         let tree = walk.run(include.as_ref())?;
-        Ok(Self { tree, path: context.path, ignore, memo, hashed: Mutex::default() })
+        Ok(Self { tree, path: context.path, ignore, root, memo, hashed: Mutex::default() })
+    }
+
+    /// Walks a context for its names and sizes alone.
+    ///
+    /// # Errors
+    /// As [`LocalContext::walk`].
+    pub fn survey(context: &ContextRoot) -> Result<FileNode, LocalError> {
+        let root = context.directory.try_clone().map_err(|source| failed(&[], source))?;
+        let ignore = context.ignore.as_ref().map(|(_, patterns)| patterns);
+        Walk { root: &Arc::new(root), memo: None, ignore }.run(None)
+    }
+
+    /// Returns what a directory of the context has in it, ignored or not, walked or not: names, and whether each is a
+    /// directory itself. Symlinks stay inside; what cannot be read is empty.
+    pub fn list(&self, path: &[Name]) -> Vec<(Name, bool)> {
+        let joined = files::join(path);
+        let path = if joined.is_empty() { &b"."[..] } else { &joined };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let Ok(directory) = openat2(&*self.root, path, flags, Mode::empty(), resolve) else { return Vec::new() };
+        let Ok(entries) = Dir::read_from(&directory) else { return Vec::new() };
+        entries
+            .flatten()
+            .filter(|entry| !matches!(entry.file_name().to_bytes(), b"." | b".."))
+            .map(|entry| (entry.file_name().to_bytes().into(), entry.file_type() == FileType::Directory))
+            .collect()
     }
 
     /// Returns the digest of a file's content, reading it only if it is not known.
@@ -205,7 +237,8 @@ fn identity(stat: &rustix::fs::Stat) -> Stat {
 /// One walk over a context.
 struct Walk<'a> {
     root: &'a Arc<File>,
-    memo: &'a Memo,
+    /// Without one it is a look at names and sizes.
+    memo: Option<&'a Memo>,
     ignore: Option<&'a Patterns>,
 }
 
@@ -302,7 +335,7 @@ impl Walk<'_> {
             // Sockets belong to running programs.
             let Some(kind) = kind_of(&stat) else { continue };
             let identity = identity(&stat);
-            let is_known = kind == FileKind::Regular && self.memo.get(&identity).is_some();
+            let is_known = self.memo.is_none_or(|memo| kind == FileKind::Regular && memo.get(&identity).is_some());
             let meta = metadata(&fd, name, kind, &stat, is_known).map_err(|error| failed(&below, error))?;
             let mut node = FileNode::leaf(meta, Origin::None);
             if kind == FileKind::Regular {

@@ -37,6 +37,9 @@ pub struct Arguments {
     /// Read this build file: a path from the current directory, a URL, or `-` for standard input [default: PATH/Dockerfile]
     #[arg(short, long, value_name = "FILE")]
     file: Option<String>,
+    /// Leave out of the context what this file says, instead of its `.dockerignore`
+    #[arg(long = "ignorefile", value_name = "FILE")]
+    ignore_file: Option<String>,
     /// Set a build argument; without a value it is taken from the environment
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
     build_args: Vec<String>,
@@ -172,7 +175,10 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     request.options.filename.clone_from(&file.name);
     request.build_file = file;
     request.context = context;
-    let contexts = LocalContexts::new(main, path.as_deref(), named.directories)?;
+    let mut contexts = LocalContexts::new(main, path.as_deref(), named.directories)?;
+    if let Some(name) = &arguments.ignore_file {
+        contexts = contexts.with_ignore_file(&current.join(name), name)?;
+    }
     if request.build_file.text.is_empty() {
         return Err(failed(
             BuildError::input("the Dockerfile cannot be empty").hint("a build file starts with `FROM`"),

@@ -5,6 +5,7 @@
 
 mod build;
 mod call;
+mod context;
 mod debug;
 mod history;
 mod images;
@@ -55,6 +56,8 @@ enum Command {
     Prune(prune::Arguments),
     /// Show what this machine lets kiln do
     Info(info::Arguments),
+    /// Show what a build would see of a directory, and why
+    Context(context::Arguments),
     /// Look inside: what kiln makes of a build file
     Debug(debug::Arguments),
     /// Show the version
@@ -82,6 +85,7 @@ pub fn run() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Prune(arguments) => prune::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
+        Command::Context(arguments) => context::run(&arguments),
         Command::Debug(arguments) => debug::run(&arguments),
         Command::Version(arguments) => version::run(&arguments),
     };
@@ -123,7 +127,8 @@ mod tests {
     fn the_documentation_knows_every_flag_and_only_those() {
         let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli.md")).unwrap();
         let mut missing = Vec::new();
-        let mut known = vec!["--help".to_owned(), "--version".to_owned()];
+        // Flags of RUN are spoken of, too.
+        let mut known = ["--help", "--version", "--security", "--device"].map(str::to_owned).to_vec();
         for command in CommandLine::command().get_subcommands() {
             let heading = format!("## `kiln {}", command.get_name());
             let Some(start) = text.find(&heading) else {
@@ -132,7 +137,8 @@ mod tests {
             };
             let section = &text[start..];
             let section = &section[..section[3..].find("\n## ").map_or(section.len(), |end| end + 3)];
-            for argument in command.get_arguments().filter(|argument| argument.get_id() != "help") {
+            let nested = command.get_subcommands().flat_map(clap::Command::get_arguments);
+            for argument in command.get_arguments().chain(nested).filter(|argument| argument.get_id() != "help") {
                 if let Some(long) = argument.get_long() {
                     let flag = format!("--{long}");
                     if !section.contains(&format!("`{flag}`")) && !section.contains(&format!("`{flag} ")) {

@@ -57,6 +57,22 @@ impl LocalContexts {
 }
 
 impl LocalContexts {
+    /// Takes what the main context leaves out from the file at `path`, and from no other; `name` is what it is called.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is malformed, or the context is no directory.
+    pub fn with_ignore_file(mut self, path: &Path, name: &str) -> Result<Self, BuildError> {
+        if self.main == Main::Empty {
+            return Err(BuildError::input(format!("`{name}` cannot be used: the context is not a directory"))
+                .hint("ignore files are for directories of this machine"));
+        }
+        let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path);
+        let read = file.and_then(|file| patterns(&file));
+        let patterns = read.map_err(|error| BuildError::input(in_file(name, &error).to_string()))?;
+        self.ignore = Some((name.to_owned(), patterns));
+        Ok(self)
+    }
+
     /// Returns what the main context leaves out. An ignore file that cannot be read says nothing here: who opens the
     /// context hears of it.
     pub fn ignored(&self) -> Option<Patterns> {

@@ -4,11 +4,11 @@
 
 mod checks;
 mod commands;
+mod contexts;
 mod damage;
 mod exports;
 mod fixture;
 mod flags;
-mod git;
 mod incremental;
 mod interrupted;
 mod language;
@@ -17,5 +17,4 @@ mod rights;
 mod rungs;
 mod sandbox;
 mod ssh;
-mod web;
 mod wrong;

@@ -1,0 +1,87 @@
+//! Why a source is not there: left out by the ignore file, or spelled nearly like another, or elsewhere.
+
+use std::collections::VecDeque;
+
+use kiln_frontend::dockerfile::suggest::closest;
+
+use super::file::Source;
+use super::files::{self, Name};
+use crate::source::local::LocalContext;
+
+/// So many names are looked at for one that was perhaps meant.
+const MOST_NAMES: usize = 20_000;
+
+/// Returns what may help with a path that is not in `source`.
+pub fn hint(source: &Source, path: &str) -> Option<String> {
+    let names = files::components(path.as_bytes());
+    match source {
+        Source::Local(context) => Some(in_context(context, &names)),
+        Source::Files(tree) => {
+            let list = |path: &[Name]| {
+                let children = tree.get(path).map(|node| node.children.iter());
+                children.into_iter().flatten().map(|(name, node)| (name.clone(), node.is_directory())).collect()
+            };
+            nearest(&names, &list).map(|near| format!("did you mean `/{near}`?"))
+        }
+    }
+}
+
+fn in_context(context: &LocalContext, path: &[Name]) -> String {
+    if let Some(line) = ignored(context, path) {
+        return format!("`{}` is there, but {line} leaves it out of the context", text(path));
+    }
+    let is_ignored =
+        |path: &[Name]| context.ignore.as_ref().is_some_and(|(_, patterns)| patterns.verdict_of(&text(path)).matched);
+    let list = |directory: &[Name]| {
+        let mut found = context.list(directory);
+        found.retain(|(name, _)| !is_ignored(&[directory, std::slice::from_ref(name)].concat()));
+        found.sort();
+        found
+    };
+    match nearest(path, &list) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("sources are looked up in the context, {}", context.path.display()),
+    }
+}
+
+/// Returns the line of the ignore file that hides a path which is there.
+fn ignored(context: &LocalContext, path: &[Name]) -> Option<String> {
+    let (file, patterns) = context.ignore.as_ref()?;
+    let (last, parents) = path.split_last()?;
+    context.list(parents).iter().find(|(name, _)| name == last)?;
+    let verdict = patterns.verdict_of(&text(path));
+    let pattern = patterns.patterns().get(verdict.decided_by?).filter(|_| verdict.matched)?;
+    Some(format!("{file}:{} (`{}`)", pattern.line, pattern.text))
+}
+
+/// Tells what is in a directory, and what of that is a directory.
+type List<'a> = &'a dyn Fn(&[Name]) -> Vec<(Name, bool)>;
+
+/// Returns a path that was perhaps meant: spelled nearly like it, or of the same name and elsewhere.
+fn nearest(path: &[Name], list: List) -> Option<String> {
+    let (last, parents) = path.split_last()?;
+    let beside: Vec<String> =
+        list(parents).iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect();
+    if let Some(near) = closest(&String::from_utf8_lossy(last), beside.iter().map(String::as_str)) {
+        return Some(text(&[parents, &[near.as_bytes().into()]].concat()));
+    }
+    let mut ahead = VecDeque::from([Vec::new()]);
+    let mut left = MOST_NAMES;
+    while let Some(directory) = ahead.pop_front() {
+        for (name, is_directory) in list(&directory) {
+            left = left.checked_sub(1)?;
+            let below = [&directory[..], &[name]].concat();
+            if below.last() == Some(last) {
+                return Some(text(&below));
+            }
+            if is_directory {
+                ahead.push_back(below);
+            }
+        }
+    }
+    None
+}
+
+fn text(path: &[Name]) -> String {
+    String::from_utf8_lossy(&files::join(path)).into_owned()
+}

@@ -1,0 +1,134 @@
+//! Contexts that are directories: what is in them, what is left out, and what is said about it.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use kiln_testkit::{Bed, Image, Layer, Source, flatten};
+
+use crate::fixture::{bed, build, dockerfile, unable};
+
+/// Builds the folder `context` and returns the files of the image.
+fn files(bed: &Bed, arguments: &[&str]) -> Layer {
+    build(bed, "context").args(arguments).args(["-o", "type=oci,dest=image.tar"]).run().success();
+    flatten(&Image::fetch(&Source::OciArchive(bed.path("image.tar"))).layers())
+}
+
+#[test]
+fn each_context_has_its_own_ignore_file() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    dockerfile(&bed, "context", "FROM scratch\nCOPY . /main/\nCOPY --from=more . /more/\n");
+    for context in ["context", "more"] {
+        bed.write(format!("{context}/a.log"), "");
+        bed.write(format!("{context}/b.txt"), "");
+    }
+    bed.write("context/.dockerignore", "*.log\n");
+    bed.write("more/.dockerignore", "*.txt\n");
+    let named = format!("more={}", bed.path("more").display());
+    let found = files(&bed, &["--build-context", &named]);
+    assert!(found.contains_key("main/b.txt") && !found.contains_key("main/a.log"));
+    assert!(found.contains_key("more/a.log") && !found.contains_key("more/b.txt"));
+
+    let other = bed.write("other.ignore", "b.*\n");
+    let found = files(&bed, &["--build-context", &named, "--ignorefile", &other.display().to_string()]);
+    assert!(!found.contains_key("main/b.txt") && found.contains_key("main/a.log"));
+    assert!(found.contains_key("more/a.log") && !found.contains_key("more/b.txt"));
+    build(&bed, "context").args(["--ignorefile", "nowhere"]).run().failure().says(&["nowhere"]);
+}
+
+#[test]
+fn only_what_is_needed_is_looked_at() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    dockerfile(&bed, "context", "FROM scratch\nCOPY src/main.c link/deep.c /out/\n");
+    bed.write("context/src/main.c", "main");
+    bed.write("context/real/deep.c", "deep");
+    symlink("real", bed.path("context/link")).expect("a link");
+    // A walk that went in here would fail: the names in it are longer together than a path may be.
+    let mut deep = bed.path("context/other");
+    for _ in 0..16 {
+        deep.push("n".repeat(255));
+        fs::create_dir_all(&deep).expect("a folder");
+        if deep.as_os_str().len() > 3500 {
+            break;
+        }
+    }
+    bed.write("context/src/socket-like", "");
+    let found = files(&bed, &[]);
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["out", "out/deep.c", "out/main.c"]);
+}
+
+#[test]
+fn missing_sources_are_explained() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    bed.write("context/src/app/main.c", "");
+    bed.write("context/config.yml", "");
+    bed.write("context/build/out.bin", "");
+    bed.write("context/.dockerignore", "# made\nbuild\n");
+    let cases = [
+        ("COPY config.yaml /", "did you mean `config.yml`?"),
+        ("COPY app /", "did you mean `src/app`?"),
+        ("COPY src/ap/ /", "did you mean `src/app`?"),
+        ("COPY build/out.bin /", ".dockerignore:2 (`build`)"),
+        ("COPY build/*.bin /", ".dockerignore:2 (`build`)"),
+        ("COPY zzzzzz /", "sources are looked up in the context"),
+    ];
+    for (line, hint) in cases {
+        dockerfile(&bed, "context", &format!("FROM scratch\n{line}\n"));
+        build(&bed, "context").run().failure().says(&["Dockerfile:2", hint]);
+    }
+    dockerfile(&bed, "context", "FROM scratch AS made\nCOPY src /usr/src\nFROM scratch\nCOPY --from=made /main.c /\n");
+    build(&bed, "context").run().failure().says(&["\"/main.c\": not found", "did you mean `/usr/src/app/main.c`?"]);
+}
+
+#[test]
+fn copied_secrets_are_told_of() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    dockerfile(&bed, "context", "FROM scratch\nCOPY . /app/\n");
+    for name in [".env", "certs/server.key", "home/.aws/credentials", "id_rsa", "id_rsa.pub"] {
+        bed.write(format!("context/{name}"), "");
+    }
+    // Nobody reads them for it.
+    fs::set_permissions(bed.path("context/id_rsa"), fs::Permissions::from_mode(0o600)).expect("a mode");
+    let told = ["line 2", "`.env`, `certs/server.key`, `home/.aws/credentials` and 1 more", "secrets", ".dockerignore"];
+    let first = build(&bed, "context").run().success().says(&told[..3]);
+    assert!(!first.text().contains("id_rsa.pub"), "{first}");
+    // Also when nothing is done.
+    let again = build(&bed, "context").run().success().says(&told[..3]);
+    assert_eq!(again.ran(), Vec::<String>::new());
+    bed.write("context/.dockerignore", ".env\n**/*.key\n**/.aws\nid_rsa\n");
+    let clean = build(&bed, "context").run().success();
+    assert!(!clean.text().contains("secrets"), "{clean}");
+}
+
+#[test]
+fn the_context_can_be_looked_at() {
+    let bed = bed();
+    bed.write("context/Dockerfile", "");
+    bed.write("context/a.log", "noise");
+    bed.write("context/src/main.c", "main");
+    bed.write("context/.dockerignore", "*.log\n");
+    bed.write("context/Dockerfile.dockerignore", "src\n");
+    let context = |arguments: &[&str]| {
+        let kiln = bed.kiln(["context"]).args(arguments).folder(bed.path("context"));
+        String::from_utf8(kiln.run().success().stdout).expect("text")
+    };
+    assert_eq!(context(&["ls"]), ".dockerignore\nDockerfile\nDockerfile.dockerignore\na.log\n");
+    assert!(context(&["ls", "-f", "other"]).ends_with("Dockerfile.dockerignore\nsrc/\nsrc/main.c\n"));
+    assert!(context(&["why", "src/main.c"]).contains("is left out: Dockerfile.dockerignore:1 `src`"));
+    assert!(
+        context(&["why", "a.log", "--ignorefile", ".dockerignore"]).contains("is left out: .dockerignore:1 `*.log`")
+    );
+    assert!(context(&["du", "-f", "other"]).contains("src"));
+    bed.kiln(["context", "ls", "nowhere"]).run().failure().says(&["nowhere"]);
+}
