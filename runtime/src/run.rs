@@ -73,6 +73,12 @@ impl Outcome {
         }
     }
 
+    /// Says whether a signal ended the command, or, by what a shell says of it, the last program that a shell ran.
+    pub fn is_killed(self) -> bool {
+        const LAST_SIGNAL: i32 = 64;
+        (128 + 1..=128 + LAST_SIGNAL).contains(&self.code())
+    }
+
     /// Says whether the command succeeded.
     pub fn is_success(self) -> bool {
         self == Self::Exited(0)

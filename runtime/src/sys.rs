@@ -20,7 +20,7 @@ pub fn fork() -> io::Result<Option<Pid>> {
 
 /// Leaves namespaces.
 pub fn unshare(flags: UnshareFlags) -> io::Result<()> {
-    // SAFETY: CLONE_FILES, the flag that breaks descriptors others hold, is never passed, and there is one thread.
+    // SAFETY: CLONE_FILES, the flag that breaks descriptors others hold, is never passed.
     Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
 }
 

@@ -16,6 +16,7 @@ use kiln_frontend::graph::{Exec, MountKind, Network, Security};
 use kiln_oci::Digest;
 use kiln_runtime::{self as runtime, Event, Isolation, Stream};
 
+use self::cache_mount::{Caches, Waiting};
 use self::failure::{Tail, command_failed, not_run};
 pub use self::mounts::fingerprints;
 use crate::error::{BuildError, chain};
@@ -65,7 +66,7 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
         let message = format!("CDI device injection failed: required device {name:?} is not registered");
         return Err(BuildError::input(message).hint("kiln has no registry of devices: make it optional, or remove it"));
     }
-    let mut held = Vec::new();
+    let (mut prepared, mut agents) = (Vec::new(), Vec::new());
     for (index, mount) in op.mounts.iter().enumerate() {
         let mounted = mounts::mount(solver, job, mount, scratch.path(), index)?;
         if let Some((name, value)) = mounted.env {
@@ -79,9 +80,11 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
                 }
             }
         }
-        spec.mounts.extend(mounted.mount);
-        held.extend(mounted.held);
+        prepared.push(mounted.mount);
+        agents.extend(mounted.agent);
     }
+    let waiting = Waiting::new(&solver.cancel, job.step());
+    let mut caches = Caches::take(solver, job, op, &waiting)?;
     let tail = Mutex::new(Tail::default());
     let mut listener = |event: Event<'_>| match event {
         Event::Warning(text) => job.step().note(format!("warning: {text}")),
@@ -94,8 +97,15 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
             job.step().output(stream, bytes);
         }
     };
-    let outcome = runtime::run(solver.program()?, &spec, &mut listener, &solver.cancel);
-    drop(held);
+    let program = solver.program()?;
+    let outcome = caches.within(isolation, &waiting, |caches| {
+        let ready = op.mounts.iter().zip(prepared).enumerate();
+        spec.mounts =
+            ready.filter_map(|(index, (mount, prepared))| prepared.or_else(|| caches.mount(index, mount))).collect();
+        runtime::run(program, &spec, &mut listener, &solver.cancel)
+    })?;
+    drop(agents);
+    caches.finish(outcome.as_ref().map_or(true, |outcome| outcome.is_killed()), job.step())?;
     let log = tail.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).lines();
     let command = op.args.join(" ");
     match outcome {

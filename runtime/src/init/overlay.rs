@@ -61,15 +61,26 @@ pub fn mount(
     name: &str,
 ) -> Result<OwnedFd, Refusal> {
     let place = workshop.make_directory(name)?;
-    match modern(layers, writable, attributes, workshop.isolation) {
+    match mount_on(layers, writable, attributes, &place, workshop.isolation)? {
+        Some(root) => Ok(root),
+        None => workshop.open(name),
+    }
+}
+
+/// Mounts layers on a directory, as [`mount`]. Returns the root; `None` where it must be opened anew by its path.
+pub fn mount_on(
+    layers: &[OwnedFd],
+    writable: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
+    attributes: Attributes,
+    place: &OwnedFd,
+    isolation: Isolation,
+) -> Result<Option<OwnedFd>, Refusal> {
+    match modern(layers, writable, attributes, isolation) {
         Ok(tree) => {
-            tree.attach(&place)?;
-            Ok(tree.into_fd())
+            tree.attach(place)?;
+            Ok(Some(tree.into_fd()))
         }
-        Err(Unsuitable::Old) => {
-            legacy(layers, writable, attributes, &place, workshop.isolation)?;
-            workshop.open(name)
-        }
+        Err(Unsuitable::Old) => legacy(layers, writable, attributes, place, isolation).map(|()| None),
         Err(Unsuitable::Refused(refusal)) => Err(refusal),
     }
 }

@@ -1,73 +1,234 @@
-//! Cache mounts: taken from the store, filled where new.
+//! Cache mounts: taken from the store, filled where new, and kept well.
+//!
+//! A command writes to an overlay over the directory, which is folded in when it has ended. So a command that is killed
+//! leaves no half-written cache. Steps that use one cache mount at the same time have one overlay between them.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use kiln_cache::mount::{CacheMount, MountError, MountRequest, Sharing};
-use kiln_frontend::graph;
-use kiln_oci::Hasher;
+use kiln_cache::mount::{CacheMount, Ending, Member, MountError, MountRequest, Sharing, Way};
+use kiln_frontend::graph::{self, Exec, MountKind};
+use kiln_oci::{Digest, Hasher};
+use kiln_runtime::{self as runtime, Cancel, Isolation, OwnMounts};
 
 use crate::error::{BuildError, chain};
 use crate::export::files::{self, Owners};
 use crate::op::copy;
 use crate::op::files::components;
 use crate::solver::{Job, Solver};
+use crate::step::Step;
 
-/// A cache mount as the graph names it.
-pub(super) struct CacheWish<'a> {
-    pub(super) id: &'a str,
-    pub(super) sharing: graph::Sharing,
-    pub(super) input: Option<usize>,
-    pub(super) source: &'a str,
-    pub(super) owner: graph::CacheOwner,
+/// How far apart it is tried to use a cache mount together with others that come and go.
+const PAUSE: Duration = Duration::from_millis(10);
+/// After so long the user is told what is waited for.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The cache mounts of one command. Dropped, they end as if it had been killed.
+pub(super) struct Caches {
+    /// In the order of their ids, in which everybody takes them: so no two steps wait for each other.
+    held: Vec<CacheMount>,
+    /// For each mount of the command, which of these it is.
+    places: Vec<Option<usize>>,
 }
 
-/// Takes a cache mount, which starts empty or as a copy of an input.
-///
-/// # Errors
-/// When it cannot be had or filled.
-pub(super) fn cache_mount(solver: &Solver, job: &Job, wish: &CacheWish) -> Result<(CacheMount, PathBuf), BuildError> {
-    let seed = wish.input.and_then(|input| job.inputs().get(input)).and_then(Option::as_ref);
-    let mut base = Hasher::domain("kiln.mount-base.v1");
-    match seed {
-        Some(seed) => base.digest(&seed.class).field(wish.source),
-        None => {
-            base.number(u64::from(wish.owner.uid)).number(u64::from(wish.owner.gid)).number(u64::from(wish.owner.mode))
+impl Caches {
+    /// Takes all cache mounts of a command.
+    ///
+    /// # Errors
+    /// When one cannot be had or filled.
+    pub(super) fn take(solver: &Solver, job: &Job, op: &Exec, waiting: &Waiting<'_>) -> Result<Self, BuildError> {
+        let mut wishes: Vec<(usize, CacheWish<'_>)> = Vec::new();
+        for (index, mount) in op.mounts.iter().enumerate() {
+            if let MountKind::Cache { id, sharing, input, source, owner } = &mount.kind {
+                wishes.push((index, CacheWish { id, sharing: *sharing, input: *input, source, owner: *owner }));
+            }
         }
-    };
-    let request = MountRequest {
-        id: wish.id,
-        base: Some(base.finish()),
-        sharing: match wish.sharing {
-            graph::Sharing::Shared => Sharing::Shared,
-            graph::Sharing::Private => Sharing::Private,
-            graph::Sharing::Locked => Sharing::Locked,
-        },
-    };
-    let tree = job.source(seed)?;
-    let fill = |path: &Path| -> io::Result<()> {
-        std::os::unix::fs::chown(path, Some(wish.owner.uid), Some(wish.owner.gid))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(wish.owner.mode))?;
-        let Some(tree) = &tree else { return Ok(()) };
-        let missing =
-            || io::Error::new(io::ErrorKind::NotFound, format!("open {}: no such file or directory", wish.source));
-        let physical =
-            copy::resolve(tree.tree(), &components(wish.source.as_bytes()), true).map_err(io::Error::other)?;
-        let node = tree.tree().get(&physical).ok_or_else(missing)?;
-        let skipped = files::directory(node, job.contents(), &fs::File::open(path)?, Owners::Kept)?;
-        if !skipped.is_empty() {
-            tracing::debug!(?skipped, "special files are not copied into a cache mount");
+        wishes.sort_by_key(|(_, wish)| wish.id);
+        let mut caches = Self { held: Vec::new(), places: vec![None; op.mounts.len()] };
+        let mut taken: Vec<(&str, Digest)> = Vec::new();
+        for (index, wish) in &wishes {
+            // One that is mounted twice is taken once, or it would wait for itself.
+            let identity = (wish.id, wish.base(job));
+            let place = match taken.iter().position(|other| *other == identity) {
+                Some(place) => place,
+                None => {
+                    caches.held.push(wish.take(solver, job, waiting)?);
+                    taken.push(identity);
+                    taken.len() - 1
+                }
+            };
+            caches.places[*index] = Some(place);
+        }
+        Ok(caches)
+    }
+
+    /// Calls `run` where the cache mounts can be mounted, on a thread of its own if need be.
+    ///
+    /// # Errors
+    /// When one of them cannot be used.
+    pub(super) fn within<T: Send>(
+        &mut self,
+        isolation: Isolation,
+        waiting: &Waiting<'_>,
+        run: impl FnOnce(&Self) -> T + Send,
+    ) -> Result<T, BuildError> {
+        if self.held.is_empty() {
+            return Ok(run(self));
+        }
+        let on_thread = || {
+            match OwnMounts::leave_host(isolation) {
+                Ok(mounts) => self.held.iter_mut().try_for_each(|cache| enter(cache, &mounts, waiting))?,
+                Err(error) => tracing::debug!(%error, "cache mounts are used without an overlay"),
+            }
+            Ok(run(self))
+        };
+        let joined = std::thread::scope(|scope| scope.spawn(on_thread).join());
+        joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Returns the mount of this number as the sandbox wants it, if it is a cache mount.
+    pub(super) fn mount(&self, index: usize, mount: &graph::Mount) -> Option<runtime::Mount> {
+        let MountKind::Cache { source, input, .. } = &mount.kind else { return None };
+        let path = self.held[self.places[index]?].path().to_owned();
+        let kind = match &**source {
+            "/" => runtime::MountKind::Directory { path },
+            // It was filled from there.
+            _ if input.is_some() => runtime::MountKind::Directory { path },
+            _ => runtime::MountKind::Bind { layers: vec![path], path: source.clone(), upper: None },
+        };
+        Some(runtime::Mount { target: mount.target.clone(), read_only: mount.read_only, kind })
+    }
+
+    /// Ends the use, after the command has.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub(super) fn finish(self, is_killed: bool, step: &Step) -> Result<(), BuildError> {
+        for cache in self.held {
+            let id = cache.id().to_owned();
+            match cache.finish(is_killed).map_err(|error| BuildError::environment(chain(&error)))? {
+                Ending::Kept => {}
+                Ending::Restored => step.note(format!(
+                    "the command was killed: the cache mount `{id}` is again as it was before the command"
+                )),
+                Ending::KeptAsShared => step.note(format!(
+                    "the command was killed: the cache mount `{id}` keeps what it wrote, since others may use it too"
+                )),
+            }
         }
         Ok(())
-    };
-    let mount =
-        solver.store.cache_mount(&request, &|| solver.cancel.is_cancelled(), fill).map_err(|error| match error {
+    }
+}
+
+/// What a step does while it waits for a cache mount: look whether it is cancelled, and tell the user once.
+pub(super) struct Waiting<'a> {
+    cancel: &'a Cancel,
+    step: &'a Step,
+    begun: Instant,
+    is_told: AtomicBool,
+}
+
+impl<'a> Waiting<'a> {
+    /// Starts the clock.
+    pub(super) fn new(cancel: &'a Cancel, step: &'a Step) -> Self {
+        Self { cancel, step, begun: Instant::now(), is_told: AtomicBool::new(false) }
+    }
+
+    /// Says whether to give up.
+    fn is_over(&self, id: &str) -> bool {
+        if self.begun.elapsed() > PATIENCE && !self.is_told.swap(true, Ordering::Relaxed) {
+            self.step.note(format!("waiting for the cache mount `{id}`, which another step has"));
+        }
+        self.cancel.is_cancelled()
+    }
+}
+
+fn enter(cache: &mut CacheMount, mounts: &OwnMounts, waiting: &Waiting<'_>) -> Result<(), BuildError> {
+    let failed = |error| BuildError::environment(chain(&error));
+    let (process, thread) = mounts.owner();
+    while !waiting.is_over(cache.id()) {
+        let Some(session) = cache.enter().map_err(failed)? else { return Ok(()) };
+        let at = session.merged();
+        match session.way() {
+            Way::Make(overlay) => {
+                if let Err(error) = mounts.overlay(&overlay.lower, &overlay.upper, &overlay.work, &at) {
+                    tracing::debug!(%error, "a cache mount is used without an overlay");
+                    return cache.retreat().map_err(failed);
+                }
+                return session.stands(Member { process, thread }).map_err(failed);
+            }
+            Way::Join(members) => {
+                if members.iter().any(|member| mounts.join((member.process, member.thread), &at).is_ok()) {
+                    return session.stands(Member { process, thread }).map_err(failed);
+                }
+            }
+        }
+        // Those who have it are just going, or are out of reach: in a user namespace of their own.
+        cache.retreat().map_err(failed)?;
+        std::thread::sleep(PAUSE);
+    }
+    Err(BuildError::cancelled())
+}
+
+/// A cache mount as the graph names it.
+struct CacheWish<'a> {
+    id: &'a str,
+    sharing: graph::Sharing,
+    input: Option<usize>,
+    source: &'a str,
+    owner: graph::CacheOwner,
+}
+
+impl CacheWish<'_> {
+    /// Names what it is first filled from.
+    fn base(&self, job: &Job) -> Digest {
+        let mut base = Hasher::domain("kiln.mount-base.v1");
+        match self.input.and_then(|input| job.inputs().get(input)).and_then(Option::as_ref) {
+            Some(seed) => base.digest(&seed.class).field(self.source),
+            None => base
+                .number(u64::from(self.owner.uid))
+                .number(u64::from(self.owner.gid))
+                .number(u64::from(self.owner.mode)),
+        };
+        base.finish()
+    }
+
+    /// Takes it; new, it is empty or a copy of an input.
+    fn take(&self, solver: &Solver, job: &Job, waiting: &Waiting<'_>) -> Result<CacheMount, BuildError> {
+        let seed = self.input.and_then(|input| job.inputs().get(input)).and_then(Option::as_ref);
+        let request = MountRequest {
+            id: self.id,
+            base: Some(self.base(job)),
+            sharing: match self.sharing {
+                graph::Sharing::Shared => Sharing::Shared,
+                graph::Sharing::Private => Sharing::Private,
+                graph::Sharing::Locked => Sharing::Locked,
+            },
+        };
+        let tree = job.source(seed)?;
+        let fill = |path: &Path| -> io::Result<()> {
+            std::os::unix::fs::chown(path, Some(self.owner.uid), Some(self.owner.gid))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(self.owner.mode))?;
+            let Some(tree) = &tree else { return Ok(()) };
+            let missing =
+                || io::Error::new(io::ErrorKind::NotFound, format!("open {}: no such file or directory", self.source));
+            let physical =
+                copy::resolve(tree.tree(), &components(self.source.as_bytes()), true).map_err(io::Error::other)?;
+            let node = tree.tree().get(&physical).ok_or_else(missing)?;
+            let skipped = files::directory(node, job.contents(), &fs::File::open(path)?, Owners::Kept)?;
+            if !skipped.is_empty() {
+                tracing::debug!(?skipped, "special files are not copied into a cache mount");
+            }
+            Ok(())
+        };
+        solver.store.cache_mount(&request, &|| waiting.is_over(self.id), fill).map_err(|error| match error {
             MountError::Cancelled(_) => BuildError::cancelled(),
             MountError::Fill { source, .. } => BuildError::input(source.to_string()),
             error => BuildError::environment(chain(&error)),
-        })?;
-    let path = mount.path().to_path_buf();
-    Ok((mount, path))
+        })
+    }
 }

@@ -3,13 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kiln_cache::mount::CacheMount;
 use kiln_frontend::graph::{Copy, CopyFrom, Exec, Mount, MountKind};
 use kiln_oci::{Digest, Hasher};
 use kiln_runtime as runtime;
 
 use super::agent::Forwarded;
-use super::cache_mount::{CacheWish, cache_mount};
 use super::{directory, scratch_failed};
 use crate::error::{BuildError, chain};
 use crate::op::copy;
@@ -22,14 +20,8 @@ use crate::solver::{Job, Solver, Value};
 pub(super) struct Mounted {
     pub(super) mount: Option<runtime::Mount>,
     pub(super) env: Option<(String, String)>,
-    pub(super) held: Option<Held>,
-}
-
-/// What a command needs until it has ended.
-#[expect(dead_code, reason = "held for its end")]
-pub(super) enum Held {
-    Cache(CacheMount),
-    Agent(Forwarded),
+    /// The socket of an agent, held until the command has ended.
+    pub(super) agent: Option<Forwarded>,
 }
 
 /// Makes ready what a mount needs.
@@ -46,7 +38,7 @@ pub(super) fn mount(
     let made = |kind: runtime::MountKind| Mounted {
         mount: Some(runtime::Mount { target: mount.target.clone(), read_only: mount.read_only, kind }),
         env: None,
-        held: None,
+        agent: None,
     };
     match &mount.kind {
         MountKind::Bind { input, source } => {
@@ -86,16 +78,8 @@ pub(super) fn mount(
             }
             Ok(mounted)
         }
-        MountKind::Cache { id, sharing, input, source, owner } => {
-            let (held, path) =
-                cache_mount(solver, job, &CacheWish { id, sharing: *sharing, input: *input, source, owner: *owner })?;
-            let kind = if source == "/" || input.is_some() {
-                runtime::MountKind::Directory { path }
-            } else {
-                runtime::MountKind::Bind { layers: vec![path], path: source.clone(), upper: None }
-            };
-            Ok(Mounted { held: Some(Held::Cache(held)), ..made(kind) })
-        }
+        // Mounted when all others are ready.
+        MountKind::Cache { .. } => Ok(Mounted::default()),
         MountKind::Ssh { id, required, uid, gid, mode } => {
             // The variable is there also where the agent is not.
             let variable = "SSH_AUTH_SOCK";
@@ -111,7 +95,7 @@ pub(super) fn mount(
             })?;
             let path = forwarded.path().to_owned();
             mounted.mount = made(runtime::MountKind::Socket { path, uid: *uid, gid: *gid, mode: *mode }).mount;
-            mounted.held = Some(Held::Agent(forwarded));
+            mounted.agent = Some(forwarded);
             Ok(mounted)
         }
     }

@@ -1,26 +1,28 @@
 //! Cache mounts: directories that RUN steps share from build to build.
 //!
 //! ```text
-//! mounts/v1/<identity>/name          the id, for people
-//! mounts/v1/<identity>/<number>/data the directory itself
-//! mounts/v1/<identity>/<number>/lock held by whoever has it mounted
+//! mounts/v1/<identity>/name       the id, for people
+//! mounts/v1/<identity>/<number>/  the directory itself, and who uses it: see `session`
 //! ```
 //! The identity is made of the id and of what the directory was first filled from. Number 0 is
 //! the one that shared and locked mounts use; private ones take any that is free.
 
-use std::collections::BTreeSet;
-use std::ffi::OsString;
+mod fold;
+mod known;
+mod session;
+
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use kiln_oci::{Digest, Hasher};
 
-use crate::file::{At, list, publish, read};
+pub use self::known::KnownMount;
+pub use self::session::{Ending, Member, Overlay, Session, Way};
+use crate::file::{At, publish};
 use crate::layer::Ownership;
 use crate::lock::{self, Kind};
-use crate::remove::remove_tree;
 use crate::{FileError, Store};
 
 /// How several users of one cache mount get along.
@@ -46,11 +48,16 @@ pub struct MountRequest<'a> {
     pub sharing: Sharing,
 }
 
-/// A cache mount that is held until dropped.
+/// A cache mount that is held until dropped. Dropped with a session, it ends as if the command had been killed.
 #[derive(Debug)]
 pub struct CacheMount {
+    store: Store,
+    id: String,
+    instance: PathBuf,
     path: PathBuf,
-    _lock: File,
+    lock: File,
+    kind: Kind,
+    session: Option<Session>,
 }
 
 /// Why a cache mount could not be had.
@@ -73,23 +80,64 @@ pub enum MountError {
     },
 }
 
-/// A cache mount that the store has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownMount {
-    /// Its id.
-    pub id: String,
-    /// Where it is.
-    pub path: PathBuf,
-    /// How many bytes it takes.
-    pub size: u64,
-    /// Whether somebody has it mounted.
-    pub in_use: bool,
-}
-
 impl CacheMount {
+    /// Returns its id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Returns the directory to mount.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Puts an overlay between the directory and what is written, which the caller mounts; `None` where others use the
+    /// directory itself. Until the overlay stands nobody else can come or go: the caller takes all its cache mounts
+    /// first, then enters them in the order of their ids.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn enter(&mut self) -> Result<Option<&mut Session>, FileError> {
+        self.session = Session::enter(&self.instance, &self.lock, self.kind)?;
+        if let Some(session) = &self.session {
+            self.path = session.merged();
+        }
+        Ok(self.session.as_mut())
+    }
+
+    /// Takes the overlay back, which could not be mounted.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn retreat(&mut self) -> Result<(), FileError> {
+        self.end(true).map(drop)
+    }
+
+    /// Ends the use. Nothing of it may be mounted for this user any more. Without an overlay, what was written is kept.
+    ///
+    /// # Errors
+    /// When the system refuses; the next to use it then does what is left.
+    pub fn finish(mut self, is_killed: bool) -> Result<Ending, FileError> {
+        self.end(is_killed)
+    }
+
+    fn end(&mut self, is_killed: bool) -> Result<Ending, FileError> {
+        self.path = self.instance.join("data");
+        match self.session.take() {
+            // Emptied meanwhile: nobody will see it again.
+            Some(_) if !lock::is_at(&self.lock, &self.instance.join("lock")).unwrap_or_default() => Ok(Ending::Kept),
+            Some(session) => session.leave(&self.store, &self.lock, is_killed),
+            None if is_killed => Ok(Ending::KeptAsShared),
+            None => Ok(Ending::Kept),
+        }
+    }
+}
+
+impl Drop for CacheMount {
+    fn drop(&mut self) {
+        if let Err(error) = self.end(true) {
+            tracing::debug!(%error, "the next user of the cache mount `{}` tidies it up", self.id);
+        }
     }
 }
 
@@ -112,6 +160,7 @@ impl Store {
             Sharing::Private => (Kind::Exclusive, 0..u32::MAX),
         };
         loop {
+            let mut is_moving = false;
             for number in numbers.clone() {
                 let instance = home.join(number.to_string());
                 std::fs::create_dir_all(&instance).at("create", &instance)?;
@@ -119,23 +168,40 @@ impl Store {
                 if !name.exists() {
                     publish(&self.ingest_directory(), &name, request.id.as_bytes())?;
                 }
-                let path = instance.join("lock");
-                let lock = match lock::attempt(&path, kind) {
+                let path = instance.join("door");
+                let door = match lock::attempt(&path, Kind::Exclusive) {
                     // Removed in between: made again in the next round.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => break,
                     other => other.at("lock", path)?,
                 };
-                let Some(lock) = lock else { continue };
+                is_moving |= door.is_none();
+                let Some(_door) = door else { continue };
+                let path = instance.join("lock");
+                let Some(lock) = lock::attempt(&path, kind).at("lock", &path)? else { continue };
+                if session::is_alone(&lock, &instance)? {
+                    session::recover(self, &instance)?;
+                }
                 let data = instance.join("data");
                 if !data.exists() {
                     self.make_mount(request.id, &data, fill)?;
                 }
-                return Ok(CacheMount { path: data, _lock: lock });
+                lock::try_file(&lock, kind).at("lock", &path)?;
+                // The time of its last use, for those who look at what is there.
+                lock.set_modified(SystemTime::now()).at("touch", path)?;
+                return Ok(CacheMount {
+                    store: self.clone(),
+                    id: request.id.to_owned(),
+                    instance,
+                    path: data,
+                    lock,
+                    kind,
+                    session: None,
+                });
             }
             if cancelled() {
                 return Err(MountError::Cancelled(request.id.to_owned()));
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(if is_moving { Duration::from_millis(1) } else { Duration::from_millis(20) });
         }
     }
 
@@ -146,11 +212,7 @@ impl Store {
         std::fs::create_dir(&fresh).at("create", &fresh)?;
         std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755)).at("change the mode of", &fresh)?;
         fill(&fresh).map_err(|source| MountError::Fill { id: id.to_owned(), source })?;
-        match std::fs::rename(&fresh, data) {
-            // Another shared user was faster.
-            Err(_) if data.exists() => Ok(()),
-            other => Ok(other.at("create", data)?),
-        }
+        Ok(std::fs::rename(&fresh, data).at("create", data)?)
     }
 
     fn mount_home(&self, id: &str, base: Option<&Digest>) -> PathBuf {
@@ -169,111 +231,14 @@ impl Store {
     fn mounts_directory(&self) -> PathBuf {
         self.root().join("mounts/v1")
     }
-
-    /// Returns the cache mounts there are.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub fn cache_mounts(&self) -> Result<Vec<KnownMount>, FileError> {
-        let mut mounts = Vec::new();
-        let directory = self.mounts_directory();
-        for identity in homes(&directory)? {
-            let home = directory.join(identity);
-            let id = read(&home.join("name"))?.unwrap_or_default();
-            for number in list(&home)? {
-                let path = home.join(&number).join("data");
-                if !path.is_dir() {
-                    continue;
-                }
-                let in_use = is_in_use(&home.join(number));
-                let id = String::from_utf8_lossy(&id).into_owned();
-                mounts.push(KnownMount { id, size: crate::gc::disk_usage(&path), path, in_use });
-            }
-        }
-        mounts.sort_by(|one, two| (&one.id, &one.path).cmp(&(&two.id, &two.path)));
-        Ok(mounts)
-    }
-
-    /// Empties cache mounts, whatever they were first filled from: the next to ask for one of these
-    /// ids gets a new directory. Whoever has an old one mounted keeps it until the end.
-    ///
-    /// # Errors
-    /// When the system refuses.
-    pub fn empty_cache_mounts(&self, ids: &BTreeSet<&str>) -> Result<(), FileError> {
-        let directory = self.mounts_directory();
-        for identity in homes(&directory)? {
-            let home = directory.join(identity);
-            let id = read(&home.join("name"))?.unwrap_or_default();
-            if str::from_utf8(&id).is_ok_and(|id| ids.contains(id)) {
-                self.set_aside(&home)?;
-            }
-        }
-        self.sweep_mounts()
-    }
-
-    /// Takes a cache mount out of sight. It stays on disk while somebody has it mounted.
-    fn set_aside(&self, home: &Path) -> Result<(), FileError> {
-        let directory = self.mounts_directory();
-        let aside = tempfile::Builder::new().prefix(REMOVED).tempdir_in(&directory);
-        let aside = aside.at("create a directory in", directory)?.keep();
-        match std::fs::rename(home, &aside) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.at("rename", home),
-        }
-    }
-
-    /// Deletes the cache mounts that were set aside and that nobody uses any more.
-    pub(crate) fn sweep_mounts(&self) -> Result<(), FileError> {
-        let directory = self.mounts_directory();
-        for name in list(&directory)? {
-            if name.to_string_lossy().starts_with(REMOVED) {
-                let aside = directory.join(name);
-                if !list(&aside)?.into_iter().any(|number| is_in_use(&aside.join(number))) {
-                    remove_tree(&aside).at("delete", aside)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Deletes all cache mounts that nobody has mounted. Returns how many bytes that were.
-    pub(crate) fn remove_free_mounts(&self, keep: impl Fn(&KnownMount) -> bool) -> Result<u64, FileError> {
-        let mut freed = 0;
-        for mount in self.cache_mounts()? {
-            if mount.in_use || keep(&mount) {
-                continue;
-            }
-            let Some(instance) = mount.path.parent() else { continue };
-            let aside = self.ingest_scratch("removed")?;
-            let target = aside.path().join("instance");
-            std::fs::rename(instance, &target).at("rename", instance)?;
-            freed += mount.size;
-            if let Some(home) = instance.parent()
-                && list(home)?.iter().all(|name| name == "name")
-            {
-                remove_tree(home).at("delete", home)?;
-            }
-        }
-        Ok(freed)
-    }
-}
-
-/// How the directories begin that were set aside.
-const REMOVED: &str = "removed-";
-
-/// Returns the names of the cache mounts in a directory.
-fn homes(directory: &Path) -> Result<impl Iterator<Item = OsString>, FileError> {
-    Ok(list(directory)?.into_iter().filter(|name| !name.to_string_lossy().starts_with(REMOVED)))
-}
-
-/// Whether somebody has the directory of `instance` mounted.
-fn is_in_use(instance: &Path) -> bool {
-    File::open(instance.join("lock")).is_ok_and(|file| !lock::try_file(&file, Kind::Exclusive).unwrap_or_default())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::file::list;
 
     fn store() -> (tempfile::TempDir, Store) {
         let temporary = tempfile::tempdir().unwrap();
@@ -336,5 +301,71 @@ mod tests {
         drop(fresh);
         store.remove_free_mounts(|_| false).unwrap();
         assert!(store.cache_mounts().unwrap().is_empty());
+    }
+
+    fn enter(mount: &mut CacheMount, thread: i32) -> PathBuf {
+        let session = mount.enter().unwrap().expect("nobody uses the directory itself");
+        session.stands(Member { process: 1, thread }).unwrap();
+        match session.way() {
+            Way::Make(overlay) => overlay.upper.clone(),
+            Way::Join(_) => PathBuf::new(),
+        }
+    }
+
+    fn content(store: &Store) -> Vec<String> {
+        let mount = take(store, "x", Sharing::Locked).unwrap();
+        let mut names: Vec<_> = list(mount.path()).unwrap();
+        names.sort();
+        names.into_iter().map(|name| name.into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_a_killed_command_wrote_is_dropped_unless_others_wrote_too() {
+        let (_temporary, store) = store();
+        let run = |names: &[&str], is_killed: bool| {
+            let mut mount = take(&store, "x", Sharing::Shared).unwrap();
+            let upper = enter(&mut mount, 1);
+            for name in names {
+                std::fs::write(upper.join(name), "").unwrap();
+            }
+            mount.finish(is_killed).unwrap()
+        };
+        assert_eq!(run(&["one"], false), Ending::Kept);
+        assert_eq!(run(&["two"], true), Ending::Restored);
+        assert_eq!(content(&store), ["one"]);
+
+        let mut first = take(&store, "x", Sharing::Shared).unwrap();
+        let mut second = take(&store, "x", Sharing::Shared).unwrap();
+        // Neither is alone, and no overlay stands: both use the directory itself.
+        assert!(first.enter().unwrap().is_none() && second.enter().unwrap().is_none());
+        drop(second);
+        let upper = enter(&mut first, 1);
+        let mut second = take(&store, "x", Sharing::Shared).unwrap();
+        let session = second.enter().unwrap().unwrap();
+        assert_eq!(*session.way(), Way::Join(vec![Member { process: 1, thread: 1 }]));
+        session.stands(Member { process: 2, thread: 2 }).unwrap();
+        std::fs::write(upper.join("three"), "").unwrap();
+        assert_eq!(first.finish(true).unwrap(), Ending::KeptAsShared);
+        assert!(upper.exists(), "the other one still writes there");
+        assert_eq!(second.finish(false).unwrap(), Ending::Kept);
+        assert_eq!(content(&store), ["one", "three"]);
+    }
+
+    #[test]
+    fn what_a_killed_builder_leaves_is_decided_by_the_next() {
+        let (_temporary, store) = store();
+        for (is_decided, wanted) in [(false, &[][..]), (true, &["file"])] {
+            let mut mount = take(&store, "x", Sharing::Locked).unwrap();
+            let upper = enter(&mut mount, 1);
+            std::fs::write(upper.join("file"), "").unwrap();
+            if is_decided {
+                std::fs::rename(&upper, mount.instance.join("fold")).unwrap();
+            }
+            // Killed: no destructor runs, but the lock goes.
+            mount.lock.unlock().unwrap();
+            mount.session = None;
+            std::mem::forget(mount);
+            assert_eq!(content(&store), wanted);
+        }
     }
 }

@@ -1,0 +1,123 @@
+//! Cache mounts: what is kept, what is dropped, and how several get along.
+
+use kiln_testkit::Bed;
+
+use crate::fixture::{bed, build, dockerfile, unable};
+
+/// Builds one command with a cache mount of id `c` at `/c`; `options` go into its `--mount`.
+fn run(bed: &Bed, options: &str, command: &str) -> kiln_testkit::Outcome {
+    dockerfile(bed, "context", &step(options, command));
+    build(bed, "context").run()
+}
+
+fn step(options: &str, command: &str) -> String {
+    format!("FROM busybox\nRUN --mount=type=cache,id=c,target=/c{options} {command}\n")
+}
+
+/// Lists what the cache mount holds.
+fn content(bed: &Bed, options: &str) -> Vec<String> {
+    // The number makes the command one that has not run yet.
+    static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let outcome = run(
+        bed,
+        options,
+        &format!("cd /c; echo {number} > /n; for i in $(find . -type f | sort); do echo \"has $i\"; done"),
+    );
+    let outcome = outcome.success();
+    let shown = outcome.stderr.lines().filter_map(|line| line.split_once(" has ./"));
+    shown.map(|(_, name)| name.to_owned()).collect()
+}
+
+#[test]
+fn an_error_keeps_what_was_written_and_a_signal_drops_it() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    for options in ["", ",sharing=locked", ",sharing=private"] {
+        bed.forget();
+        run(&bed, options, "mkdir -p /c/d; echo 1 > /c/d/old; echo 1 > /c/gone").success();
+        run(&bed, options, "rm /c/gone; echo 2 > /c/d/kept; exit 3").failure();
+        assert_eq!(content(&bed, options), ["d/kept", "d/old"], "{options}");
+        run(&bed, options, "rm -r /c/d; echo 3 > /c/half; sh -c 'kill -9 $$'; exit 137")
+            .failure()
+            .says(&["the cache mount `/c` is again as it was before"]);
+        assert_eq!(content(&bed, options), ["d/kept", "d/old"], "{options}");
+    }
+    bed.assert_tidy();
+}
+
+#[test]
+fn a_killed_kiln_and_a_cancelled_one_leave_it_as_it_was() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    run(&bed, "", "echo 1 > /c/old").success();
+    dockerfile(&bed, "context", &step("", "rm /c/old; echo 2 > /c/half; echo is writing; sleep 600"));
+    let mut killed = build(&bed, "context").start();
+    killed.wait_for(" is writing\n");
+    killed.kill();
+    killed.wait();
+    bed.assert_idle();
+    assert_eq!(content(&bed, ""), ["old"]);
+    dockerfile(&bed, "context", &step("", "rm /c/old; echo 2 > /c/half; echo is writing; sleep 601"));
+    let mut cancelled = build(&bed, "context").start();
+    cancelled.wait_for(" is writing\n");
+    cancelled.interrupt();
+    cancelled.wait().failure();
+    assert_eq!(content(&bed, ""), ["old"]);
+    bed.assert_tidy();
+}
+
+/// Writes its own name, and ends when it has seen the other's.
+fn meet(mine: &str, other: &str) -> String {
+    format!("echo x > /c/{mine}; until test -e /c/{other}; do sleep 0.01; done; echo {mine} met {other}")
+}
+
+#[test]
+fn those_who_share_it_see_each_other_at_once() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    // Two steps of one build.
+    dockerfile(
+        &bed,
+        "context",
+        &format!(
+            "FROM busybox AS one\nRUN --mount=type=cache,id=c,target=/c {}\n\
+             FROM busybox\nRUN --mount=type=cache,id=c,target=/c {}\nCOPY --from=one /etc/passwd /p\n",
+            meet("a", "b"),
+            meet("b", "a")
+        ),
+    );
+    build(&bed, "context").run().success();
+    assert_eq!(content(&bed, ""), ["a", "b"]);
+
+    // Two builds; the first is killed, and what it wrote stays, as the second was there too.
+    dockerfile(&bed, "first", &step("", &format!("{}; sleep 600", meet("first", "second"))));
+    dockerfile(&bed, "second", &step("", "echo x > /c/second; until test -e /c/over; do sleep 0.01; done"));
+    dockerfile(&bed, "third", &step("", "test -e /c/first && echo x > /c/over"));
+    let mut first = build(&bed, "first").start();
+    let second = build(&bed, "second").start();
+    first.wait_for(" first met second\n");
+    first.kill();
+    first.wait();
+    build(&bed, "third").run().success();
+    second.wait().success();
+    assert_eq!(content(&bed, ""), ["a", "b", "first", "over", "second"]);
+    bed.assert_tidy();
+}
+
+#[test]
+fn one_that_is_mounted_twice_does_not_wait_for_itself() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    run(&bed, ",sharing=locked --mount=type=cache,id=c,target=/d,sharing=locked", "echo x > /c/f; test -e /d/f")
+        .success();
+    assert_eq!(content(&bed, ",sharing=locked"), ["f"]);
+}
