@@ -12,6 +12,9 @@ use crate::redact;
 use crate::retry::http_date;
 use crate::transport::{Ask, broken};
 
+/// A web server that says that it is broken mostly is; registries, which limit their users, are asked more often.
+const RETRIES: u32 = 2;
+
 /// Makes requests for plain URLs.
 #[derive(Debug, Clone, Copy)]
 pub struct Fetch<'a> {
@@ -70,6 +73,7 @@ impl<'a> Fetch<'a> {
         let transport = &self.client.transport;
         let (trust, what) = (transport.trust(&url), redact::shown(&url));
         let mut ask = Ask::new(method, url, &what);
+        ask.retries = RETRIES;
         for (name, value) in headers {
             let wrong = || Error::Name(format!("header {name:?} for {what} cannot be sent"));
             let name: HeaderName = name.parse().map_err(|_| wrong())?;

@@ -47,6 +47,8 @@ pub(crate) struct Ask<'a> {
     pub body: Option<Vec<u8>>,
     /// What is asked for, for messages.
     pub what: &'a str,
+    /// It is repeated at most so often, and not more often than everything else.
+    pub retries: u32,
 }
 
 /// A response, and whether it is from the host that was asked.
@@ -62,7 +64,7 @@ impl<'a> Ask<'a> {
         let mut headers = HeaderMap::new();
         // Blobs must arrive as they are stored.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        Self { method, url, headers, body: None, what }
+        Self { method, url, headers, body: None, what, retries: u32::MAX }
     }
 }
 
@@ -193,7 +195,7 @@ impl Transport {
         ask: &Ask<'_>,
         authorization: Option<&HeaderValue>,
     ) -> Result<Answer, Error> {
-        let mut backoff = Backoff::new(self.options.backoff, self.options.retries);
+        let mut backoff = Backoff::new(self.options.backoff, self.options.retries.min(ask.retries));
         let mut unreachable = Backoff::new(self.options.backoff, 1);
         loop {
             let result = self.follow(name, trust, ask, authorization).await;
@@ -260,6 +262,7 @@ impl Transport {
                 headers: headers.clone(),
                 body: None,
                 what: ask.what,
+                retries: ask.retries,
             };
             let shown = if same { name.to_owned() } else { authority(&url) };
             let response = self.once(&shown, next_trust, &hop, None, None).await?;

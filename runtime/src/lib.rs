@@ -46,3 +46,7 @@ pub use program::Program;
 pub use run::{Event, Outcome, Stream, run};
 pub use shared_overlay::OwnMounts;
 pub use spec::{Limit, Mount, MountKind, Network, Resources, Rlimit, Root, SecretBytes, Security, Spec};
+pub use wire::Note;
+
+/// The attribute in which a user namespace with one id ([`Isolation::SingleId`]) keeps the owner of a file, as `uid:gid`.
+pub const OWNER_MARK: &str = "user.kiln.owner";

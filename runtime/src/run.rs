@@ -17,9 +17,10 @@ use rustix::net::SendFlags;
 
 use crate::cancel::{Cancel, timespec};
 use crate::error::{RunError, SetupError};
+use crate::isolation::Isolation;
 use crate::program::Program;
 use crate::spec::{MountKind, Security, Spec};
-use crate::wire::{self, Inbox, Message, Plan, Stub};
+use crate::wire::{self, Inbox, Message, Note, Plan, Stub};
 use crate::{hosts, init, resolv, seccomp, stub};
 
 /// How long the pipes are read after the command's last process has ended.
@@ -45,6 +46,10 @@ pub enum Event<'a> {
     Output(Stream, &'a [u8]),
     /// The host refused something that was asked for, and the command runs without it.
     Warning(&'a str),
+    /// Something in `upper` is to be something else in the layer.
+    Note(Note),
+    /// The user and group that it runs as; where there is one id, what it makes anew belongs to them.
+    Identity(u32, u32),
 }
 
 /// How a command ended.
@@ -157,7 +162,12 @@ fn plan(spec: &Spec) -> Result<Plan, RunError> {
         Some(None) => return Err(invalid("architecture", std::env::consts::ARCH, "it has no seccomp table")),
         None => None,
     };
-    Ok(Plan { spec: spec.clone(), hosts, resolv: resolv::load(spec.network), filter })
+    let answers = match spec.isolation {
+        Isolation::SingleId => seccomp::answers::filter(true),
+        Isolation::UserNamespace => seccomp::answers::filter(false),
+        Isolation::Root | Isolation::Chroot => None,
+    };
+    Ok(Plan { spec: spec.clone(), hosts, resolv: resolv::load(spec.network), filter, answers })
 }
 
 /// What was heard from the helper.
@@ -174,7 +184,7 @@ impl Ended {
         match message {
             Message::Stub(stub) => self.stubs.push(stub),
             // Passed on at once.
-            Message::Warning(_) => {}
+            Message::Warning(_) | Message::Note(_) | Message::Identity(..) => {}
             Message::Failed(error) => self.failure = Some(error),
             Message::Ended { code, signal, oom } => {
                 let outcome = match (code, signal) {
@@ -264,6 +274,8 @@ impl Helper {
                         while let Some(message) = inbox.next()? {
                             match message {
                                 Message::Warning(text) => listener(Event::Warning(&text)),
+                                Message::Note(note) => listener(Event::Note(note)),
+                                Message::Identity(uid, gid) => listener(Event::Identity(uid, gid)),
                                 message => ended.hear(message),
                             }
                         }

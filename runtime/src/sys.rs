@@ -69,6 +69,69 @@ pub fn load_filter(program: &[u64]) -> io::Result<()> {
     load(SPEC_ALLOW).or_else(|_| load(0)).map(drop)
 }
 
+/// Loads a seccomp filter that asks about calls, and returns the descriptor that it asks through.
+pub fn load_asking_filter(program: &[u64]) -> io::Result<OwnedFd> {
+    const SET_MODE_FILTER: libc::c_long = 1;
+    const NEW_LISTENER: libc::c_long = 8;
+    const WAIT_KILLABLE_RECV: libc::c_long = 32;
+    let length = program.len().try_into().map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
+    let load = |flags: libc::c_long| {
+        // SAFETY: as in `load_filter`.
+        check(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, &raw const filter) })
+    };
+    // A signal shall not make a call start anew that was answered already; kernels before 5.19 cannot help it.
+    let fd = load(NEW_LISTENER | WAIT_KILLABLE_RECV).or_else(|_| load(NEW_LISTENER))?;
+    // SAFETY: the kernel just gave this descriptor to nobody but us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// A call that a filter asks about.
+pub type Question = libc::seccomp_notif;
+
+/// Waits for the next call that is asked about; none when the caller is gone again.
+pub fn next_question(listener: impl AsFd) -> io::Result<Option<Question>> {
+    // SAFETY: all-zero bytes are a valid structure, and the kernel wants them.
+    let mut question: Question = unsafe { std::mem::zeroed() };
+    let fd = listener.as_fd().as_raw_fd();
+    // SAFETY: the kernel fills the structure, which lives through the call.
+    match check(unsafe { libc::ioctl(fd, libc::SECCOMP_IOCTL_NOTIF_RECV as _, &raw mut question) }.into()) {
+        Ok(_) => Ok(Some(question)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Says whether the caller still waits for an answer, so that what was found by its number is really its.
+pub fn is_asking(listener: impl AsFd, question: &Question) -> bool {
+    let id = question.id;
+    // SAFETY: the kernel reads the number, which lives through the call.
+    unsafe { libc::ioctl(listener.as_fd().as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID as _, &raw const id) == 0 }
+}
+
+/// What a caller is told.
+pub enum Answer {
+    /// The call is done, and returns zero.
+    Done,
+    /// It fails with this error.
+    Failed(i32),
+    /// The kernel is to look at it.
+    Continue,
+}
+
+/// Answers; a caller that is gone does not mind.
+pub fn answer(listener: impl AsFd, question: &Question, answer: &Answer) {
+    const CONTINUE: u32 = 1;
+    let (error, flags) = match answer {
+        Answer::Done => (0, 0),
+        Answer::Failed(errno) => (-errno, 0),
+        Answer::Continue => (0, CONTINUE),
+    };
+    let response = libc::seccomp_notif_resp { id: question.id, val: 0, error, flags };
+    // SAFETY: the kernel reads the structure, which lives through the call.
+    unsafe { libc::ioctl(listener.as_fd().as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND as _, &raw const response) };
+}
+
 /// Gives all signals their default effect, and blocks none.
 pub fn reset_signals() {
     // The kernel's own structure, all zero: default handler, no flags, empty mask.

@@ -27,6 +27,8 @@ pub struct Plan {
     pub resolv: String,
     /// The compiled seccomp filter; none in insecure mode.
     pub filter: Option<Vec<u64>>,
+    /// The compiled filter of calls that the helper answers, in a user namespace.
+    pub answers: Option<Vec<u64>>,
 }
 
 /// What the helper says.
@@ -34,6 +36,10 @@ pub struct Plan {
 pub enum Message {
     /// A mount point was made in the upper directory and must go at the end.
     Stub(Stub),
+    /// Something in the upper directory is to be something else in the layer.
+    Note(Note),
+    /// The user and group that the command runs as.
+    Identity(u32, u32),
     /// A limit that the host refused.
     Warning(String),
     /// The command was not started.
@@ -47,6 +53,20 @@ pub enum Message {
         /// Whether the kernel's out-of-memory killer struck in our cgroup meanwhile.
         oom: bool,
     },
+}
+
+/// What a file of the upper directory is to be in the layer, where the kernel would not have it so: the owner of what cannot
+/// have attributes, or a device in place of an empty file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// The number of the file, and when it was made (seconds, nanoseconds): numbers are given again.
+    pub inode: u64,
+    /// See `inode`; none where the file system does not know.
+    pub born: Option<(i64, u32)>,
+    /// User and group.
+    pub owner: Option<(u32, u32)>,
+    /// A device: whether it is one of blocks, major and minor number.
+    pub device: Option<(bool, u32, u32)>,
 }
 
 /// A mount point made in the upper directory.

@@ -15,6 +15,7 @@ mod busybox;
 mod container;
 pub mod context;
 mod docker_registry;
+pub mod git;
 mod host;
 mod http;
 mod image;

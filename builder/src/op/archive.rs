@@ -48,12 +48,7 @@ pub fn extract(
     contents: &Contents,
 ) -> Result<bool, ArchiveError> {
     // Look at the first header twice: what is no archive is copied as a file.
-    let probe = decompress(contents.read(&node.origin).map_err(ArchiveError::Read)?);
-    let is_archive = probe.is_ok_and(|stream| {
-        let mut archive = tar::Archive::new(stream);
-        archive.entries().is_ok_and(|mut entries| matches!(entries.next(), Some(Ok(_))))
-    });
-    if !is_archive {
+    if !is_archive(node, contents)? {
         return Ok(false);
     }
     let root = overlay.make_directories(destination, NewDirectory { mode: 0o755, owner: attributes.owner })?;
@@ -73,6 +68,18 @@ pub fn extract(
     };
     extraction.run(tar::Archive::new(stream))?;
     Ok(true)
+}
+
+/// Whether a file begins as an archive that can be read.
+///
+/// # Errors
+/// When the file cannot be opened.
+pub fn is_archive(node: &FileNode, contents: &Contents) -> Result<bool, ArchiveError> {
+    let probe = decompress(contents.read(&node.origin).map_err(ArchiveError::Read)?);
+    Ok(probe.is_ok_and(|stream| {
+        let mut archive = tar::Archive::new(stream);
+        archive.entries().is_ok_and(|mut entries| matches!(entries.next(), Some(Ok(_))))
+    }))
 }
 
 /// Undoes whatever compression the first bytes show.

@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use kiln_cache::layer;
+use kiln_cache::layer::{self, Notes};
 use kiln_frontend::graph::{Exec, MountKind, Network, Security};
 use kiln_oci::Digest;
 use kiln_runtime::{self as runtime, Event, Isolation, Stream};
@@ -86,7 +86,12 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
     let waiting = Waiting::new(&solver.cancel, job.step());
     let mut caches = Caches::take(solver, job, op, &waiting)?;
     let tail = Mutex::new(Tail::default());
+    let notes = Mutex::new(Notes::default());
     let mut listener = |event: Event<'_>| match event {
+        Event::Note(runtime::Note { inode, born, owner, device }) => {
+            notes.lock().expect("no panic under the lock").add((inode, born), layer::Note { owner, device });
+        }
+        Event::Identity(uid, gid) => notes.lock().expect("no panic under the lock").owner = Some((uid, gid)),
         Event::Warning(text) => job.step().note(format!("warning: {text}")),
         Event::Output(stream, bytes) => {
             tail.lock().expect("no panic under the lock").push(bytes);
@@ -113,7 +118,9 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
         Ok(outcome) => return Err(command_failed(&command, op, outcome, spec.resources.memory, log)),
         Err(error) => return Err(not_run(&command, &error, log)),
     }
-    let packed = layer::seal(solver.store, upper, &lowers, None).map_err(|error| crate::layers::failed(&error))?;
+    let notes = notes.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let packed =
+        layer::seal(solver.store, upper, &lowers, &notes, None).map_err(|error| crate::layers::failed(&error))?;
     Ok((packed.diff_id, packed.size))
 }
 
@@ -147,4 +154,14 @@ fn adopt(upper: &Path, below: Option<&PathBuf>) -> io::Result<()> {
 
 fn scratch_failed(path: &Path, error: &io::Error) -> BuildError {
     BuildError::environment(format!("cannot prepare a sandbox in {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sandbox_and_store_mean_the_same_by_a_mark() {
+        assert_eq!(runtime::OWNER_MARK, layer::Ownership::MARK);
+    }
 }

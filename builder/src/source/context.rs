@@ -110,13 +110,22 @@ impl Remote<'_> {
         }
         let facts = [("archive", digest.to_string())];
         let made = Made { key: class, class, name: "archive", facts: &facts, began: Instant::now() };
+        let failed =
+            |error: &dyn std::error::Error| BuildError::input(chain(error)).context("cannot unpack the build context");
         self.keep(&made, || {
+            let archive = files.children.get(DOWNLOAD.as_bytes());
+            let is_readable = archive.map(|node| archive::is_archive(node, self.contents)).transpose();
+            if is_readable.map_err(|error| failed(&error))? != Some(true) {
+                return Err(BuildError::input(
+                    "cannot unpack the build context: the archive has no entry that can be read",
+                )
+                .hint("it looks like an archive; is it complete?"));
+            }
             let sources = [(1, file::Source::Files(files))].into();
             let make = Make { compression: None, directory: true, now: now() };
             let empty = kiln_cache::tree::Tree::empty();
             let base = Base { chain: &[], tree: &empty, exists: false };
-            file::run(self.store, &unpack(), &base, &sources, self.contents, &make)
-                .map_err(|error| BuildError::input(chain(&error)).context("cannot unpack the build context"))
+            file::run(self.store, &unpack(), &base, &sources, self.contents, &make).map_err(|error| failed(&error))
         })
     }
 }

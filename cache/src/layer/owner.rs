@@ -7,6 +7,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::read::attribute;
@@ -49,12 +50,23 @@ impl Ownership {
         if self != Self::Recorded {
             return Ok((metadata.uid(), metadata.gid()));
         }
-        match attribute(path, Self::MARK.as_bytes()) {
-            // Links and the like have no such attributes.
-            Err(Errno::PERM) => Ok((0, 0)),
-            other => Ok(other.at("read an attribute of", path)?.and_then(|text| parse(&text)).unwrap_or_default()),
-        }
+        Ok(marked(path)?.unwrap_or_default())
     }
+}
+
+/// Returns the owner that a mark names.
+pub(crate) fn marked(path: &Path) -> Result<Option<(u32, u32)>, FileError> {
+    match attribute(path, Ownership::MARK.as_bytes()) {
+        // Links and the like have no such attributes.
+        Err(Errno::PERM) => Ok(None),
+        other => Ok(other.at("read an attribute of", path)?.and_then(|text| parse(&text))),
+    }
+}
+
+/// Marks a file or directory as somebody's.
+pub(crate) fn mark(path: &Path, (uid, gid): (u32, u32)) -> Result<(), FileError> {
+    rustix::fs::lsetxattr(path, Ownership::MARK, format!("{uid}:{gid}").as_bytes(), XattrFlags::empty())
+        .at("set an attribute of", path)
 }
 
 fn parse(text: &[u8]) -> Option<(u32, u32)> {

@@ -13,13 +13,20 @@ use rustix::io::Errno;
 
 use super::directory::os;
 use super::entry::{CAPABILITY, Content, NewEntry, NewKind};
+use super::note::Known;
 use super::{LayerError, Ownership};
 use crate::FileError;
 use crate::file::{At, list};
 
 /// Iterates over what is in a directory form, in the order of a walk. Sockets are left out.
 pub(crate) fn entries(directory: &Path, ownership: Ownership) -> Entries {
-    let mut entries = Entries { directory: directory.to_owned(), ownership, open: Vec::new(), links: HashMap::new() };
+    let mut entries = Entries {
+        directory: directory.to_owned(),
+        ownership,
+        known: Known::default(),
+        open: Vec::new(),
+        links: HashMap::new(),
+    };
     entries.open.push((Vec::new(), None));
     entries
 }
@@ -28,6 +35,7 @@ pub(crate) fn entries(directory: &Path, ownership: Ownership) -> Entries {
 pub(crate) struct Entries {
     directory: PathBuf,
     ownership: Ownership,
+    known: Known,
     /// The directories on the way, each with the names that are left, the next one last; `None`
     /// before they are read.
     open: Vec<(Vec<u8>, Option<Vec<OsString>>)>,
@@ -81,6 +89,11 @@ impl Iterator for Entries {
 }
 
 impl Entries {
+    /// Corrects the entries by what is known of them.
+    pub(crate) fn knowing(self, known: Known) -> Self {
+        Self { known, ..self }
+    }
+
     fn entry(&mut self, path: &[u8]) -> Result<Option<NewEntry>, FileError> {
         let full = self.directory.join(os(path));
         let found = std::fs::symlink_metadata(&full).at("look at", &full)?;
@@ -122,7 +135,9 @@ impl Entries {
         let mode = if file_type.is_symlink() { 0o777 } else { found.mode() & 0o7777 };
         let mtime = (found.mtime(), u32::try_from(found.mtime_nsec()).unwrap_or_default());
         let (uid, gid) = self.ownership.of(&full, &found)?;
-        Ok(Some(NewEntry { path: path.to_owned(), kind, mode, uid, gid, mtime, xattrs }))
+        let mut entry = NewEntry { path: path.to_owned(), kind, mode, uid, gid, mtime, xattrs };
+        self.known.correct(&mut entry);
+        Ok(Some(entry))
     }
 }
 

@@ -17,6 +17,8 @@ use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Uid};
 
 use super::directory::times;
 use super::entry::CAPABILITY;
+use super::note::{Known, Note, Notes};
+use super::owner;
 use super::pack::{Packed, Packer, publish, publish_directory};
 use super::read::{self, attribute, is_whiteout, open_file};
 use super::{Compression, LayerError, Ownership};
@@ -29,7 +31,7 @@ const DEPTH: usize = 512;
 
 /// Makes a layer of what changed between the directories `lowers` (topmost first) and the
 /// overlay of `upper` on them. The overlay must not be mounted any more; `upper` becomes the
-/// directory form, and is gone from where it was.
+/// directory form, and is gone from where it was. `notes` say what the file system could not hold.
 ///
 /// # Errors
 /// When something in `upper` cannot be part of a layer, or when the store cannot be written.
@@ -37,10 +39,13 @@ pub fn seal(
     store: &Store,
     upper: PathBuf,
     lowers: &[PathBuf],
+    notes: &Notes,
     compression: Option<Compression>,
 ) -> Result<Packed, LayerError> {
     let ownership = store.ownership();
-    let children = compare_children(&upper, lowers, ownership, false, 0)?;
+    let mut comparison = Comparison { top: &upper, ownership, notes, known: Known::default() };
+    let children = comparison.children(&upper, lowers, false, 0)?;
+    let known = comparison.known;
     normalise_children(&upper, children)?;
     // The root itself is no part of a layer; unpacked ones have this.
     let root = Some((Uid::ROOT, Gid::ROOT));
@@ -53,7 +58,7 @@ pub fn seal(
     drop_marks(&upper)?;
 
     let mut packer = Packer::new(store, compression, None);
-    for entry in read::entries(&upper, ownership) {
+    for entry in read::entries(&upper, ownership).knowing(known) {
         packer.add(entry?)?;
     }
     let packed = packer.finish()?;
@@ -148,55 +153,103 @@ fn names_below(lowers: &[PathBuf]) -> Result<BTreeSet<OsString>, FileError> {
     Ok(shown)
 }
 
-fn compare_children(
-    upper: &Path,
-    lowers: &[PathBuf],
+/// Compares the upper directory with what is below, and finds out on the way whom its files belong to.
+struct Comparison<'a> {
+    top: &'a Path,
     ownership: Ownership,
-    hides: bool,
-    depth: usize,
-) -> Result<Vec<Found>, LayerError> {
-    if depth >= DEPTH {
-        return Err(unrepresentable(upper, format!("directories are nested more than {DEPTH} deep")));
-    }
-    let mut names = list(upper)?;
-    names.sort();
-    let mut children = Vec::with_capacity(names.len());
-    for name in names {
-        let path = upper.join(&name);
-        let found = std::fs::symlink_metadata(&path).at("look at", &path)?;
-        let below = look_below(lowers, &name)?;
-        let needed = !matches!(below, Below::Nothing);
-        let state = if is_whiteout(&found) || found.file_type().is_socket() || is_marked_whiteout(&path, &found)? {
-            State::Gone { needed }
-        } else if found.is_dir() {
-            if mark(&path, "redirect")?.is_some() {
-                return Err(unrepresentable(&path, "it was renamed by the overlay itself (redirect_dir)".to_owned()));
-            }
-            let opaque = hides || mark(&path, "opaque")?.is_some_and(|value| value == b"y");
-            let (same, lowers, hidden) = match below {
-                Below::Directories(lowers, top) => {
-                    let hidden = if opaque { names_below(&lowers)? } else { BTreeSet::new() };
-                    (same_attributes((&path, &found), (&lowers[0], &top), ownership)?, lowers, hidden)
+    notes: &'a Notes,
+    known: Known,
+}
+
+impl Comparison<'_> {
+    fn children(
+        &mut self,
+        upper: &Path,
+        lowers: &[PathBuf],
+        hides: bool,
+        depth: usize,
+    ) -> Result<Vec<Found>, LayerError> {
+        let ownership = self.ownership;
+        if depth >= DEPTH {
+            return Err(unrepresentable(upper, format!("directories are nested more than {DEPTH} deep")));
+        }
+        let mut names = list(upper)?;
+        names.sort();
+        let mut children = Vec::with_capacity(names.len());
+        for name in names {
+            let path = upper.join(&name);
+            let found = std::fs::symlink_metadata(&path).at("look at", &path)?;
+            let below = look_below(lowers, &name)?;
+            let needed = !matches!(below, Below::Nothing);
+            let is_given = self.take_note(&path, &found, &below)?;
+            let state = if is_whiteout(&found) || found.file_type().is_socket() || is_marked_whiteout(&path, &found)? {
+                State::Gone { needed }
+            } else if found.is_dir() {
+                if mark(&path, "redirect")?.is_some() {
+                    return Err(unrepresentable(
+                        &path,
+                        "it was renamed by the overlay itself (redirect_dir)".to_owned(),
+                    ));
                 }
-                _ => (false, Vec::new(), BTreeSet::new()),
+                let opaque = hides || mark(&path, "opaque")?.is_some_and(|value| value == b"y");
+                let (same, lowers, hidden) = match below {
+                    Below::Directories(lowers, top) => {
+                        let hidden = if opaque { names_below(&lowers)? } else { BTreeSet::new() };
+                        (same_attributes((&path, &found), (&lowers[0], &top), ownership)?, lowers, hidden)
+                    }
+                    _ => (false, Vec::new(), BTreeSet::new()),
+                };
+                let children = self.children(&path, &lowers, opaque && !lowers.is_empty(), depth + 1)?;
+                let is_here = |name: &OsString| children.binary_search_by(|child| child.name.cmp(name)).is_ok();
+                let hidden = hidden.into_iter().filter(|name| !is_here(name)).collect();
+                State::Directory { same, mtime: (found.mtime(), found.mtime_nsec()), children, hidden }
+            } else {
+                if mark(&path, "metacopy")?.is_some() {
+                    return Err(unrepresentable(
+                        &path,
+                        "its content was left below by the overlay (metacopy)".to_owned(),
+                    ));
+                }
+                let same = match &below {
+                    Below::Other(lower, was) if !is_given => same_file((&path, &found), (lower, was), ownership)?,
+                    _ => false,
+                };
+                State::File { same }
             };
-            let children = compare_children(&path, &lowers, ownership, opaque && !lowers.is_empty(), depth + 1)?;
-            let is_here = |name: &OsString| children.binary_search_by(|child| child.name.cmp(name)).is_ok();
-            let hidden = hidden.into_iter().filter(|name| !is_here(name)).collect();
-            State::Directory { same, mtime: (found.mtime(), found.mtime_nsec()), children, hidden }
-        } else {
-            if mark(&path, "metacopy")?.is_some() {
-                return Err(unrepresentable(&path, "its content was left below by the overlay (metacopy)".to_owned()));
-            }
-            let same = match &below {
-                Below::Other(lower, was) => same_file((&path, &found), (lower, was), ownership)?,
-                _ => false,
-            };
-            State::File { same }
-        };
-        children.push(Found { name, state });
+            children.push(Found { name, state });
+        }
+        Ok(children)
     }
-    Ok(children)
+
+    /// Takes over what is noted of a file. Returns whether it is noted to belong to somebody, or to be something, else.
+    fn take_note(&mut self, path: &Path, found: &Metadata, below: &Below) -> Result<bool, LayerError> {
+        if self.ownership == Ownership::Real {
+            return Ok(false);
+        }
+        let note = self.notes.of(found);
+        let is_new = match below {
+            Below::Nothing => true,
+            Below::Directories(..) => !found.is_dir(),
+            Below::Other(_, was) => was.file_type() != found.file_type(),
+        };
+        let owner = self.notes.owner.filter(|_| is_new && self.ownership == Ownership::Recorded);
+        let mut known = note.unwrap_or_default();
+        if found.is_file() || found.is_dir() {
+            if let (Some(owner), None) = (owner, owner::marked(path)?) {
+                owner::mark(path, owner)?;
+            }
+            known.owner = None;
+        } else {
+            known.owner = known.owner.or(owner);
+        }
+        if known == Note::default() {
+            return Ok(false);
+        }
+        if let Ok(path) = path.strip_prefix(self.top) {
+            self.known.add(path.as_os_str().as_bytes().to_vec(), known);
+        }
+        Ok(known.device.is_some() || known.owner != Some((0, 0)))
+    }
 }
 
 /// Brings a directory into the form that its tar stream has. Returns whether anything is left.
@@ -261,10 +314,10 @@ fn normalise_whiteout(path: &Path) -> Result<(), FileError> {
 }
 
 /// A path and what is known of it.
-type Known<'a> = (&'a Path, &'a Metadata);
+type Seen<'a> = (&'a Path, &'a Metadata);
 
 /// Whether a directory, or anything else, has the owner, mode, device and capability of another.
-fn same_attributes((one, is): Known<'_>, (two, was): Known<'_>, ownership: Ownership) -> Result<bool, FileError> {
+fn same_attributes((one, is): Seen<'_>, (two, was): Seen<'_>, ownership: Ownership) -> Result<bool, FileError> {
     let plain = is.mode() == was.mode() && is.rdev() == was.rdev();
     if !plain || ownership.of(one, is)? != ownership.of(two, was)? {
         return Ok(false);
@@ -276,7 +329,7 @@ fn same_attributes((one, is): Known<'_>, (two, was): Known<'_>, ownership: Owner
     Ok(capability(one)? == capability(two)?)
 }
 
-fn same_file((one, is): Known<'_>, (two, was): Known<'_>, ownership: Ownership) -> Result<bool, FileError> {
+fn same_file((one, is): Seen<'_>, (two, was): Seen<'_>, ownership: Ownership) -> Result<bool, FileError> {
     if is.len() != was.len() || is.mtime() != was.mtime() {
         return Ok(false);
     }

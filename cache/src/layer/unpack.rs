@@ -12,9 +12,10 @@ use super::archive::{Archive, ArchiveError};
 use super::compression::{self, Compression};
 use super::directory::Directory;
 use super::index::LayerIndex;
+use super::note::Known;
 use super::pack::{Packed, Packer, publish, publish_directory};
 use super::stream::Stream;
-use super::{LayerError, apply, read};
+use super::{LayerError, Ownership, apply, read};
 use crate::{BlobError, Ingest, Store};
 
 /// A layer to unpack.
@@ -204,7 +205,13 @@ fn recompress(
 fn repack(store: &Store, diff_id: &Digest, compression: Option<Compression>) -> Result<Packed, LayerError> {
     let directory = store.layer(diff_id).directory().ok_or(LayerError::Missing(*diff_id))?;
     let mut packer = Packer::new(store, compression, None);
-    for entry in read::entries(&directory, store.ownership()) {
+    let mut entries = read::entries(&directory, store.ownership());
+    if store.ownership() != Ownership::Real
+        && let Some(index) = store.layer(diff_id).index()?
+    {
+        entries = entries.knowing(Known::of(&index));
+    }
+    for entry in entries {
         packer.add(entry?)?;
     }
     let packed = packer.finish()?;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::assembly::Tree;
+use super::name::redacted;
 use super::prepare::{FilesFrom, copy_source};
 use super::remote::{self, SourceKind};
 use super::run::main_context;
@@ -15,7 +16,7 @@ use crate::dockerfile::ast::{Add, Copy as WrittenCopy, Sources};
 use crate::dockerfile::expand::Expander;
 use crate::dockerfile::mode::FileMode;
 use crate::dockerfile::quote::go_quote;
-use crate::graph::{Copy, CopyFrom, Edge, FileAction, FileOp, Mode, Op, Owner, Vertex};
+use crate::graph::{Copy, CopyFrom, Edge, FileAction, FileOp, Mode, Op, Owner, Source, Vertex};
 
 /// What COPY and ADD have in common, expanded.
 struct Common {
@@ -120,13 +121,13 @@ impl Worker<'_> {
                 }
                 SourceKind::Git => {
                     let git = remote::git_source(source, add.keep_git_dir, checksum.as_deref())?;
-                    let edge = self.assembly.source(git, None, super::name::redacted(source));
+                    let edge = self.fetched(step, git, source);
                     let input = actions.input(Some(edge));
                     remote_action("/".to_owned(), &common, &add.sources, input)
                 }
                 SourceKind::Http => {
                     let (http, name) = remote::http_source(source, checksum.as_deref())?;
-                    let edge = self.assembly.source(http, None, super::name::redacted(source));
+                    let edge = self.fetched(step, http, source);
                     let input = actions.input(Some(edge));
                     let action = remote_action(format!("/{name}"), &common, &add.sources, input);
                     Copy { unpack: add.unpack.unwrap_or(false), ..action }
@@ -135,6 +136,13 @@ impl Worker<'_> {
             actions.actions.push(FileAction::Copy(action));
         }
         self.finish_copy(step, &common, &add.sources, actions, "ADD ".to_owned())
+    }
+
+    /// Adds the vertex of a source that comes from the network.
+    fn fetched(&mut self, step: Step<'_>, source: Source, url: &str) -> Edge {
+        let edge = self.assembly.source(source, None, redacted(url));
+        self.assembly.locate(&Tree::Edge(Some(edge)), step.instruction);
+        edge
     }
 
     fn common(&mut self, step: Step<'_>, written: &Sources) -> Result<Common, Diagnostic> {

@@ -13,10 +13,12 @@ struct Rung {
     says: &'static str,
 }
 
-const RUNGS: [Rung; 3] = [
+const RUNGS: [Rung; 5] = [
     Rung { user: None, flags: &[], says: "" },
     Rung { user: Some(Ordinary::WithRanges), flags: &[], says: "sandbox: user namespace with 65537 ids" },
     Rung { user: None, flags: &["--isolation=userns"], says: "sandbox: user namespace with 4294967295 ids" },
+    Rung { user: Some(Ordinary::WithoutRanges), flags: &[], says: "sandbox: user namespace with one id" },
+    Rung { user: None, flags: &["--isolation=userns-single"], says: "sandbox: user namespace with one id" },
 ];
 
 impl Rung {
@@ -32,13 +34,15 @@ fn lacks_users() -> bool {
     unable() || host().lacks(&[Need::Tool("newuidmap"), Need::Tool("unshare")])
 }
 
-/// Changes of all kinds: new, changed, replaced and deleted files, links, owners, modes, a user of the image's own. All
+/// Changes of all kinds: new, changed, replaced and deleted files, links, devices, owners, modes, a user of the image's own. All
 /// times are set, so that the layers depend on nothing else.
 const CHANGES: &str = "\
 FROM busybox
 RUN mkdir -p /d/sub && echo one > /d/sub/file && ln -s file /d/sub/link && ln /d/sub/file /d/hard \\
  && chown 1000:33 /d/sub/file && chown -h 5:6 /d/sub/link && chown -R 7:8 /d/sub && chmod 4755 /d/hard && mkfifo -m 600 /d/pipe \\
- && chown 9 /d/pipe && find /d -exec touch -h -d @1000000000 {} +
+ && chown 9 /d/pipe && mknod -m 640 /d/null c 1 3 && mknod /d/disk b 8 17 && chown 0:6 /d/disk \\
+ && (cd /d/sub && chown 7:44 ../hard) && mkdir -p /d/root/in && cp /bin/busybox /d/root && chroot /d/root /busybox chown 3:4 /in \\
+ && find /d -exec touch -h -d @1000000000 {} +
 RUN rm -r /d/sub && mkdir /d/sub && echo two > /d/sub/new && rm /d/pipe /bin/arch && echo x:x:70:70::/:/bin/sh >> /etc/passwd \\
  && mkdir -p /home/x && chown x /home/x && touch -d @1000000001 /d/sub/new /d/sub /d /bin /etc/passwd /etc /home/x /home
 USER x

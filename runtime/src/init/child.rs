@@ -19,20 +19,25 @@ use crate::init::mount::{Attributes, Refusal, Workshop};
 use crate::init::source::Source;
 use crate::init::user::Identity;
 use crate::init::walk::{Missing, walk};
-use crate::init::{devices, environment, exec, kernel_files, mount, overlay, privilege, source, user};
+use crate::init::{answer, devices, environment, exec, kernel_files, mount, overlay, privilege, source, user};
 use crate::spec::{Mount, MountKind, Network, Security, Spec};
 use crate::wire::{self, Message, Plan, Stub};
 use crate::{stub, sys};
 
 /// Builds the sandbox and becomes the command; returns only what prevented it.
-pub fn run(socket: &UnixStream, plan: Plan, group: &Group) -> SetupError {
-    match build(socket, &plan, group) {
+pub fn run(socket: &UnixStream, plan: Plan, group: &Group, door: Option<&UnixStream>) -> SetupError {
+    match build(socket, &plan, group, door) {
         Ok(environment) => exec::exec(&plan.spec.args, &environment),
         Err(error) => error,
     }
 }
 
-fn build(socket: &UnixStream, plan: &Plan, group: &Group) -> Result<Vec<String>, SetupError> {
+fn build(
+    socket: &UnixStream,
+    plan: &Plan,
+    group: &Group,
+    door: Option<&UnixStream>,
+) -> Result<Vec<String>, SetupError> {
     let spec = &plan.spec;
     // Should the helper be killed, this goes with it.
     set_parent_process_death_signal(Some(Signal::KILL)).doing(|| "tie the command to its parent".to_owned())?;
@@ -87,6 +92,11 @@ fn build(socket: &UnixStream, plan: &Plan, group: &Group) -> Result<Vec<String>,
     }
     drop((root, cwd, place));
     let environment = environment::complete(&spec.env, &home);
+    if let (Some(door), Some(filter)) = (door, &plan.answers) {
+        answer::hand_over(door, filter, &identity)?;
+        // What it makes anew belongs to it; a socket that is closed has nobody to know.
+        let _ = wire::send(socket, &Message::Identity(identity.uid, identity.gid));
+    }
     give_up_rights(socket, plan, &identity)?;
     Ok(environment)
 }

@@ -4,6 +4,7 @@
 //! to or when the engine is gone (its socket closes). The child (`child`) builds the sandbox around itself and becomes the
 //! command.
 
+mod answer;
 mod child;
 mod devices;
 mod environment;
@@ -31,6 +32,7 @@ use rustix::thread::UnshareFlags;
 use crate::cancel::timespec;
 use crate::cgroup::{self, Group, Wish};
 use crate::error::Doing;
+use crate::init::answer::Answerer;
 use crate::spec::{Security, Spec};
 use crate::sys;
 use crate::wire::{self, Message, Plan};
@@ -56,18 +58,26 @@ fn helper() -> io::Result<()> {
     let plan: Plan = wire::receive(&socket)?;
     let group = make_group(&socket, &plan.spec);
     let oom_kills = oom::kills();
+    let answering = match plan.answers.as_ref().map(|_| Answerer::start(&socket, &plan.spec)).transpose() {
+        Ok(answering) => answering,
+        Err(error) => {
+            let failed = Err::<(), _>(error).doing(|| "start the process that answers calls".to_owned());
+            return failed.or_else(|error| wire::send(&socket, &Message::Failed(error)));
+        }
+    };
+    let (answerer, door) = answering.unzip();
     // Only children move into the new namespace: the first one becomes its init.
     let forked = sys::unshare(UnshareFlags::NEWPID).and_then(|()| sys::fork());
     let child = match forked.doing(|| "make a pid namespace".to_owned()) {
         Ok(Some(child)) => child,
         Ok(None) => {
-            let error = child::run(&socket, plan, &group);
+            let error = child::run(&socket, plan, &group, door.as_ref());
             let _ = wire::send(&socket, &Message::Failed(error));
             sys::exit_now(1)
         }
         Err(error) => return wire::send(&socket, &Message::Failed(error)),
     };
-    drop(plan);
+    drop((plan, door));
     // The pipes must end when the command's processes have: not one descriptor of them stays here.
     rustix::stdio::dup2_stdout(&null)?;
     rustix::stdio::dup2_stderr(&null)?;
@@ -79,7 +89,7 @@ fn helper() -> io::Result<()> {
         Some(kills) => code != Some(0) && kills > 0,
         None => (signal == Some(KILL) || code == Some(128 + KILL)) && oom::kills() > oom_kills,
     };
-    drop(group);
+    drop((group, answerer));
     wire::send(&socket, &Message::Ended { code, signal, oom })
 }
 

@@ -116,7 +116,11 @@ fn make(
         Missing::Make { owner: (uid, gid) } => match mkdirat(here, name, directory) {
             Ok(()) => {
                 let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-                Ok(chownat(here, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?)
+                match chownat(here, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW) {
+                    // There is one id: what nobody noted belongs to the command's user, and that is whom this is for.
+                    Ok(()) | Err(Errno::INVAL) => Ok(()),
+                    Err(error) => Err(error.into()),
+                }
             }
             Err(Errno::EXIST) => Ok(()),
             Err(error) => Err(error.into()),

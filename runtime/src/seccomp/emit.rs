@@ -15,6 +15,10 @@ pub enum Action {
     Socket,
     /// Through unless a namespace is asked for.
     Clone,
+    /// The process that holds the filter's descriptor answers.
+    Ask,
+    /// Nothing is done, and zero returned.
+    Succeed,
     /// Through for the personalities that are harmless.
     Personality,
 }
@@ -29,6 +33,8 @@ pub struct Arch {
     pub rules: BTreeMap<u32, Action>,
     /// Numbers above that are not in the rules do not exist.
     pub highest: u32,
+    /// What is done with numbers up to that which are not in the rules.
+    pub otherwise: Action,
 }
 
 const LOAD: u16 = 0x20;
@@ -44,6 +50,7 @@ const ARCH: u32 = 4;
 const FIRST: u32 = 16;
 
 const ALLOW: u32 = 0x7fff_0000;
+const ASK: u32 = 0x7fc0_0000;
 const ERRNO: u32 = 0x0005_0000;
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
@@ -100,7 +107,7 @@ fn ranges(arch: &Arch) -> Vec<(u32, Action)> {
         let action = match arch.rules.get(&start) {
             Some(action) => *action,
             None if start > arch.highest => Action::NoSuchCall,
-            None => Action::Deny,
+            None => arch.otherwise,
         };
         if ranges.last().is_none_or(|last| last.1 != action) {
             ranges.push((start | arch.marker, action));
@@ -130,6 +137,8 @@ fn leaf(action: Action) -> Vec<u64> {
     match action {
         Action::Allow => vec![allow],
         Action::Deny => vec![deny],
+        Action::Ask => vec![plain(RETURN, ASK)],
+        Action::Succeed => vec![plain(RETURN, ERRNO)],
         Action::NoSuchCall => vec![plain(RETURN, ERRNO | ENOSYS)],
         Action::Socket => {
             vec![plain(LOAD, FIRST), instruction(EQUAL, 2, 0, 38), instruction(EQUAL, 1, 0, 40), allow, deny]

@@ -102,6 +102,7 @@ impl Bed {
             Event::Output(Stream::Stdout, bytes) => stdout.extend_from_slice(bytes),
             Event::Output(Stream::Stderr, bytes) => stderr.extend_from_slice(bytes),
             Event::Warning(text) => warnings.push(text.to_owned()),
+            Event::Note(_) | Event::Identity(..) => {}
         };
         let result = run(&PROGRAM, spec, &mut listener, cancel);
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();

@@ -119,7 +119,7 @@ impl Remote<'_> {
         }
         let made = Made { key: class, class, name: "git", facts: &[("commit", resolved.commit.clone())], began };
         let bare = self.bare(tree, &resolved)?;
-        fetch(&git, bare.path(), &resolved)?;
+        fetch(&git, bare.path(), &resolved, tree.keeps_git_dir())?;
         let work = scratch.path().join("work");
         checkout::checkout(&git, tree, &resolved, bare.path(), &work)?;
         drop(bare);
@@ -157,14 +157,16 @@ impl Remote<'_> {
 }
 
 /// Brings a commit into the bare repository, with as little else as the server allows.
-fn fetch(git: &Git, bare: &Path, resolved: &Resolved) -> Result<(), BuildError> {
+fn fetch(git: &Git, bare: &Path, resolved: &Resolved, with_tag: bool) -> Result<(), BuildError> {
+    let has_tag = || resolved.tag.as_ref().is_none_or(|tag| git.run(bare, &["cat-file", "-e", tag]).is_ok());
     let has_commit = || git.run(bare, &["cat-file", "-e", &format!("{}^{{tree}}", resolved.commit)]).is_ok();
+    let is_complete = || has_commit() && (!with_tag || has_tag());
     // A killed git leaves its locks; nobody else is here.
     for lock in ["shallow.lock", "config.lock", "HEAD.lock", "packed-refs.lock"] {
         let _ = std::fs::remove_file(bare.join(lock));
     }
     git.run(bare, &["init", "--quiet", "--bare", &format!("--object-format={}", resolved.object_format())])?;
-    if has_commit() {
+    if is_complete() {
         return Ok(());
     }
     let named = format!("+{}:refs/kiln/{}", resolved.name, resolved.commit);
@@ -179,7 +181,7 @@ fn fetch(git: &Git, bare: &Path, resolved: &Resolved) -> Result<(), BuildError> 
     let mut failure = None;
     for what in [&named, &alone] {
         match short(what) {
-            Ok(_) if has_commit() => return Ok(()),
+            Ok(_) if is_complete() => return Ok(()),
             Ok(_) => {}
             Err(error) if error.kind == Kind::Cancelled => return Err(error),
             Err(error) => failure = Some(error),
@@ -203,7 +205,7 @@ fn fetch(git: &Git, bare: &Path, resolved: &Resolved) -> Result<(), BuildError> 
         arguments.insert(1, "--unshallow");
     }
     match git.ask(bare, &arguments) {
-        Ok(_) if has_commit() => Ok(()),
+        Ok(_) if is_complete() => Ok(()),
         Ok(_) => {
             Err(failure
                 .unwrap_or_else(|| BuildError::input(format!("the repository has no commit {}", resolved.commit))))

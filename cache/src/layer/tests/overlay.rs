@@ -233,7 +233,7 @@ fn run(rounds: &[Vec<Edit>]) -> Result<(), TestCaseError> {
         let new = walk(&overlay.0);
         drop(overlay);
         let walked = pack(&store, double_walk(&old, &new).into_iter().map(Ok), &Pack::default()).unwrap();
-        let sealed = seal(&store, upper.clone(), &lowers, Some(Compression::Gzip)).unwrap();
+        let sealed = seal(&store, upper.clone(), &lowers, &Notes::default(), Some(Compression::Gzip)).unwrap();
         prop_assert_eq!(&sealed.index.entries(), &walked.index.entries());
         prop_assert_eq!(sealed.diff_id, walked.diff_id);
         prop_assert!(!upper.exists());

@@ -1,0 +1,330 @@
+//! ADD and contexts from git repositories, served by git itself on loopback.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use kiln_testkit::git::{answer, git};
+use kiln_testkit::{Bed, Kiln, Manner, Need, Response, Server, host};
+
+use crate::fixture::{bed, dockerfile};
+
+/// Repositories behind a web server that counts.
+struct Repositories {
+    server: Server,
+    root: PathBuf,
+    asked: Arc<Mutex<Vec<String>>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Repositories {
+    /// Those that `make` puts into a folder. With a token, the server wants to see it.
+    fn new(token: Option<&'static str>, make: impl FnOnce(&Path)) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().to_owned();
+        make(&root);
+        let asked = Arc::<Mutex<Vec<String>>>::default();
+        let (ours, below) = (asked.clone(), root.clone());
+        let server = Server::start(move |request| {
+            ours.lock().expect("no panic").push(request.path().to_owned());
+            if token.is_some_and(|token| request.header("authorization") != Some(token)) {
+                return Response::new(401).header("WWW-Authenticate", "Basic realm=\"git\"");
+            }
+            answer(request, &below)
+        });
+        Self { server, root, asked, _folder: folder }
+    }
+
+    fn url(&self, name: &str) -> String {
+        format!("http://{}/{name}", self.server.address())
+    }
+
+    /// How many requests there were since the last call.
+    fn asked(&self) -> usize {
+        std::mem::take(&mut *self.asked.lock().expect("no panic")).len()
+    }
+}
+
+/// Makes the repository `r.git` with the files that `write` makes, as one commit.
+fn repository(root: &Path, write: impl FnOnce(&Path)) {
+    let source = root.join("r.git");
+    fs::create_dir(&source).expect("a folder");
+    git(&source, &["init", "-q", "-b", "main"]);
+    fs::write(source.join("Dockerfile"), "FROM scratch\nCOPY . /\n").expect("a file");
+    write(&source);
+    git(&source, &["add", "-A"]);
+    git(&source, &["commit", "-qm", "one"]);
+}
+
+/// Builds into the folder `out`.
+fn build(bed: &Bed, context: &str) -> Kiln {
+    let _ = fs::remove_dir_all(bed.path("out"));
+    bed.kiln(["build", "--progress=plain", "-o", "out", context])
+}
+
+fn add(bed: &Bed, line: &str) -> Kiln {
+    dockerfile(bed, "context", &format!("FROM scratch\nADD {line}\n"));
+    build(bed, "context")
+}
+
+fn read(bed: &Bed, path: &str) -> String {
+    fs::read_to_string(bed.path("out").join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn mode(bed: &Bed, path: &str) -> u32 {
+    fs::symlink_metadata(bed.path("out").join(path)).expect("a file").permissions().mode() & 0o7777
+}
+
+fn unable() -> bool {
+    host().lacks(&[Need::Tool("git")])
+}
+
+#[test]
+fn an_unchanged_repository_is_asked_once() {
+    if unable() {
+        return;
+    }
+    let repositories = Repositories::new(None, |root| {
+        repository(root, |source| {
+            fs::write(source.join("f"), "one").expect("a file");
+            fs::set_permissions(source.join("f"), fs::Permissions::from_mode(0o777)).expect("a mode");
+            symlink("f", source.join("l")).expect("a link");
+        });
+    });
+    let bed = bed();
+    let url = repositories.url("r.git");
+    build(&bed, &url).run().success();
+    assert_eq!((read(&bed, "f"), mode(&bed, "f"), mode(&bed, "Dockerfile")), ("one".into(), 0o755, 0o644));
+    assert!(bed.path("out/l").is_symlink() && !bed.path("out/.git").exists());
+    repositories.asked();
+    let again = build(&bed, &url).run().success();
+    // What the server can do, and what its HEAD is.
+    assert_eq!((repositories.asked(), again.cached().len()), (2, 1), "{again}");
+    // ADD of the same commit fetches nothing either.
+    add(&bed, &format!("{url}#main /o")).run().success();
+    assert_eq!((repositories.asked(), read(&bed, "o/f")), (2, "one".into()));
+
+    fs::write(repositories.root.join("r.git/f"), "two").expect("a file");
+    git(&repositories.root.join("r.git"), &["commit", "-qam", "two"]);
+    build(&bed, &url).run().success();
+    assert_eq!(read(&bed, "f"), "two");
+    bed.assert_tidy();
+}
+
+#[test]
+fn every_form_of_a_reference() {
+    if unable() {
+        return;
+    }
+    let repositories = Repositories::new(None, |root| {
+        repository(root, |source| {
+            fs::create_dir_all(source.join("sub/deep")).expect("a folder");
+            fs::write(source.join("sub/Dockerfile"), "FROM scratch\nCOPY . /o\n").expect("a file");
+            fs::write(source.join("sub/deep/g"), "x").expect("a file");
+            symlink("sub", source.join("to-sub")).expect("a link");
+            symlink("/etc", source.join("to-etc")).expect("a link");
+        });
+        let source = root.join("r.git");
+        git(&source, &["tag", "-am", "v1", "v1"]);
+        git(&source, &["branch", "v1", "HEAD"]);
+    });
+    let bed = bed();
+    let url = repositories.url("r.git");
+    let source = repositories.root.join("r.git");
+    let (commit, tag) = (git(&source, &["rev-parse", "HEAD"]), git(&source, &["rev-parse", "refs/tags/v1"]));
+    for fragment in
+        ["#main:sub", "#v1:sub", "?tag=v1&subdir=sub", "?branch=main&subdir=sub", &format!("#{commit}:sub"), "#:to-sub"]
+    {
+        build(&bed, &format!("{url}{fragment}")).run().success();
+        assert_eq!(read(&bed, "o/deep/g"), "x", "{fragment}");
+    }
+    // Either object of an annotated tag is right.
+    for sum in [&commit[..7], &tag[..7]] {
+        add(&bed, &format!("--checksum={sum} {url}?tag=v1 /")).run().success();
+    }
+    add(&bed, &format!("--checksum=abcdef {url}?tag=v1 /"))
+        .run()
+        .failure()
+        .says(&["expected checksum to match abcdef, got"]);
+    add(&bed, &format!("{url}#nope /")).run().failure().says(&["repository does not contain ref nope, output: \"\""]);
+    // The link leads to `etc` of the repository, which it does not have.
+    add(&bed, &format!("{url}#:to-etc /")).run().failure().says(&["invalid subdir to-etc"]);
+    add(&bed, &format!("{url}#:Dockerfile /")).run().failure().says(&["not a directory"]);
+    add(&bed, &format!("--keep-git-dir {url}?tag=v1 /o")).run().success();
+    let out = bed.path("out/o");
+    assert_eq!(git(&out, &["rev-parse", "HEAD"]), commit);
+    assert_eq!((git(&out, &["fsck"]), git(&out, &["describe", "--exact-match"])), (String::new(), "v1".into()));
+    assert_eq!(git(&out, &["config", "remote.origin.url"]), url);
+    build(&bed, &format!("{url}#main")).args(["--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1"]).run().success();
+    assert_eq!(git(&bed.path("out"), &["rev-parse", "HEAD"]), commit);
+    dockerfile(&bed, "context", "FROM scratch\nCOPY --from=x sub/deep/g /g\n");
+    build(&bed, "context").args(["--build-context", &format!("x={url}")]).run().success();
+    assert_eq!(read(&bed, "g"), "x");
+    bed.assert_tidy();
+}
+
+#[test]
+fn submodules_come_with_it_and_a_repository_may_use_sha256() {
+    if unable() {
+        return;
+    }
+    let repositories = Repositories::new(None, |root| {
+        let inner = root.join("inner.git");
+        fs::create_dir(&inner).expect("a folder");
+        git(&inner, &["init", "-q", "-b", "main", "--object-format=sha256"]);
+        fs::write(inner.join("s"), "inner").expect("a file");
+        git(&inner, &["add", "-A"]);
+        git(&inner, &["commit", "-qm", "one"]);
+        let outer = root.join("r.git");
+        fs::create_dir(&outer).expect("a folder");
+        git(&outer, &["init", "-q", "-b", "main", "--object-format=sha256"]);
+        git(&outer, &["-c", "protocol.file.allow=always", "submodule", "add", "-q", "../inner.git", "m"]);
+        git(&outer, &["commit", "-qm", "one"]);
+    });
+    let bed = bed();
+    // The address of the submodule is relative to that of the repository.
+    let url = repositories.url("r.git");
+    git(&repositories.root.join("r.git"), &["config", "-f", ".gitmodules", "submodule.m.url", "../inner.git"]);
+    git(&repositories.root.join("r.git"), &["commit", "-qam", "two", "--allow-empty"]);
+    add(&bed, &format!("{url} /o")).run().success();
+    assert_eq!(read(&bed, "o/m/s"), "inner");
+    assert!(!bed.path("out/o/m/.git").exists());
+    add(&bed, &format!("{url}?submodules=false /o")).run().success();
+    assert!(!bed.path("out/o/m/s").exists());
+    bed.assert_tidy();
+}
+
+#[test]
+fn a_submodule_cannot_name_this_machine() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    let secret = bed.path("secret");
+    fs::create_dir(&secret).expect("a folder");
+    git(&secret, &["init", "-q", "-b", "main"]);
+    git(&secret, &["commit", "-qm", "one", "--allow-empty"]);
+    let commit = git(&secret, &["rev-parse", "HEAD"]);
+    let ran = bed.path("ran");
+    let address = [
+        format!("file://{}", secret.display()),
+        secret.display().to_string(),
+        format!("ext::touch {}", ran.display()),
+        format!("--upload-pack=touch {}", ran.display()),
+    ];
+    for address in address {
+        let repositories = Repositories::new(None, |root| {
+            repository(root, |source| {
+                let modules = format!("[submodule \"m\"]\n\tpath = m\n\turl = {address}\n");
+                fs::write(source.join(".gitmodules"), modules).expect("a file");
+                git(source, &["update-index", "--add", "--cacheinfo", &format!("160000,{commit},m")]);
+                fs::create_dir(source.join("m")).expect("a folder");
+            });
+        });
+        let outcome = add(&bed, &format!("{} /o", repositories.url("r.git"))).run().failure();
+        assert!(outcome.stderr.contains("not allowed") || outcome.stderr.contains("fatal"), "{address}: {outcome}");
+        assert!(!ran.exists(), "{address}");
+    }
+    bed.assert_tidy();
+}
+
+#[test]
+fn addresses_that_are_not_remote_are_refused() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    let ran = bed.path("ran");
+    let touch = format!("touch {}", ran.display());
+    dockerfile(&bed, "context", "FROM scratch\nARG U\nADD $U /o\n");
+    for address in [
+        format!("http://127.0.0.1:1/r.git#--upload-pack={touch}"),
+        format!("-oProxyCommand={}@host:r", ran.display()),
+        "http://127.0.0.1:1/a\n/r.git".to_owned(),
+        format!("ext::{touch}"),
+        "file:///etc/r.git".to_owned(),
+    ] {
+        let outcome = build(&bed, "context").args(["--build-arg", &format!("U={address}")]).run().failure();
+        assert!(!outcome.stderr.contains("kiln bug"), "{outcome}");
+        assert!(!ran.exists(), "{address}");
+    }
+    build(&bed, "file:///etc").run().failure().says(&["not found"]);
+    // A server that sends git elsewhere.
+    let server = Server::start(|_| Response::new(302).header("Location", "file:///etc/r.git/info/refs"));
+    let outcome = build(&bed, &format!("http://{}/r.git", server.address())).run().failure();
+    assert!(outcome.stderr.contains("failed to load cache key"), "{outcome}");
+    bed.assert_tidy();
+}
+
+#[test]
+fn credentials_are_shown_to_their_host_alone() {
+    if unable() {
+        return;
+    }
+    // The token `s3cret` of the user `x-access-token`.
+    let header = "Basic eC1hY2Nlc3MtdG9rZW46czNjcmV0";
+    let repositories = Repositories::new(Some(header), |root| repository(root, |_| {}));
+    let bed = bed();
+    bed.write("token", "s3cret\n");
+    let url = repositories.url("r.git");
+    build(&bed, &url).run().failure().says(&["GIT_AUTH_TOKEN"]);
+    build(&bed, &url).args(["--secret", "id=GIT_AUTH_TOKEN,src=token"]).run().success();
+    let address = repositories.server.address();
+    let id = format!("id=GIT_AUTH_HEADER.{address},env=H");
+    fs::remove_dir_all(bed.root()).expect("the store");
+    let outcome = build(&bed, &url)
+        .args(["--secret", &id, "--secret", "id=GIT_AUTH_TOKEN,env=WRONG"])
+        .env("H", header)
+        .env("WRONG", "x")
+        .run()
+        .success();
+    assert!(!outcome.stderr.contains("s3cret") && !outcome.stderr.contains("eC1hY2"), "{outcome}");
+
+    let seen = Arc::<Mutex<Vec<bool>>>::default();
+    let (ours, target) = (seen.clone(), url.clone());
+    let other = Server::start(move |request| {
+        ours.lock().expect("no panic").push(request.header("authorization").is_some());
+        Response::new(302).header("Location", format!("{target}/info/refs?service=git-upload-pack"))
+    });
+    // The redirect is from a host that the token is not for: it is not followed with it.
+    let outcome = build(&bed, &format!("http://{}/r.git", other.address()))
+        .args(["--secret", &format!("id=GIT_AUTH_TOKEN.{},src=token", other.address())])
+        .run()
+        .failure();
+    assert_eq!(*seen.lock().expect("no panic"), [true], "{outcome}");
+    // Passwords in addresses are not shown.
+    let with_password = url.replace("http://", "http://me:pa55word@");
+    let outcome = build(&bed, &with_password).run().failure();
+    assert!(!outcome.stderr.contains("pa55word"), "{outcome}");
+}
+
+#[test]
+fn a_server_that_hangs_can_be_left() {
+    if unable() {
+        return;
+    }
+    let (sender, asked) = std::sync::mpsc::channel();
+    let server = Server::start(move |_| {
+        let _ = sender.send(());
+        Response { manner: Manner::Stall(1), ..Response::new(200).body("0000") }
+    });
+    let bed = bed();
+    let running = build(&bed, &format!("http://{}/r.git", server.address())).start();
+    asked.recv_timeout(Duration::from_secs(60)).expect("a request");
+    let pressed = Instant::now();
+    running.interrupt();
+    let outcome = running.wait().failure();
+    assert!(pressed.elapsed() < Duration::from_secs(15), "{outcome}");
+    assert_eq!(outcome.status.code(), Some(130), "{outcome}");
+    bed.assert_tidy();
+}
+
+#[test]
+fn git_that_is_not_installed_is_missed_by_name() {
+    let bed = bed();
+    let outcome = build(&bed, "http://127.0.0.1:1/r.git").env("PATH", "/nonexistent").run().failure();
+    outcome.says(&["cannot run `git`: it is not installed", "hint: "]);
+    bed.assert_tidy();
+}

@@ -1,0 +1,337 @@
+//! ADD and contexts from web servers, which count what they are asked.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::sync::{Arc, Mutex};
+
+use kiln_testkit::context::{Compression, Entry, Kind, archive};
+use kiln_testkit::{Bed, Kiln, Manner, Request, Response, Server};
+
+use crate::fixture::{bed, dockerfile};
+
+const TIME: &str = "Sun, 09 Sep 2001 01:46:40 GMT";
+
+const COMPRESSIONS: [Compression; 5] =
+    [Compression::None, Compression::Gzip, Compression::Bzip2, Compression::Xz, Compression::Zstd];
+
+/// A server that remembers what it was asked: method, path and Authorization.
+struct Web {
+    server: Server,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Web {
+    fn new(answer: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Self {
+        let asked = Arc::<Mutex<Vec<String>>>::default();
+        let ours = asked.clone();
+        let server = Server::start(move |request| {
+            let mut line = format!("{} {}", request.method, request.path());
+            for name in ["if-none-match", "authorization"] {
+                line.extend(request.header(name).map(|value| format!(" {name}={value}")));
+            }
+            ours.lock().expect("no panic").push(line);
+            answer(request)
+        });
+        Self { server, asked }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.server.address())
+    }
+
+    /// What it was asked since the last call.
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut *self.asked.lock().expect("no panic"))
+    }
+}
+
+/// Builds into the folder `out`.
+fn build(bed: &Bed, context: &str) -> Kiln {
+    let _ = fs::remove_dir_all(bed.path("out"));
+    bed.kiln(["build", "--progress=plain", "-o", "out", context])
+}
+
+fn add(bed: &Bed, line: &str) -> Kiln {
+    dockerfile(bed, "context", &format!("FROM scratch\nADD {line}\n"));
+    build(bed, "context")
+}
+
+fn read(bed: &Bed, path: &str) -> String {
+    fs::read_to_string(bed.path("out").join(path)).expect("a file of the result")
+}
+
+fn file(path: &str, content: &str) -> Entry {
+    Entry { path: path.into(), content: content.into(), ..Entry::default() }
+}
+
+#[test]
+fn an_unchanged_file_is_asked_about_once() {
+    let version = Arc::new(Mutex::new("one"));
+    let current = version.clone();
+    let web = Web::new(move |request| {
+        let version = *current.lock().expect("no panic");
+        let etag = format!("W/\"{version}\"");
+        if request.header("if-none-match").is_some_and(|known| etag.ends_with(known)) {
+            return Response::new(304);
+        }
+        Response::new(200).header("ETag", &*etag).header("Last-Modified", TIME).body(version)
+    });
+    let bed = bed();
+    let line = format!("{} /", web.url("/f"));
+    add(&bed, &line).run().success();
+    assert_eq!(web.asked(), ["GET /f"]);
+    let found = fs::metadata(bed.path("out/f")).expect("the file");
+    assert_eq!((found.permissions().mode() & 0o7777, found.mtime()), (0o600, 1_000_000_000));
+
+    let again = add(&bed, &line).run().success();
+    assert_eq!(web.asked(), ["HEAD /f if-none-match=\"one\""]);
+    assert_eq!(again.cached().len(), 1, "{again}");
+
+    *version.lock().expect("no panic") = "two";
+    add(&bed, &line).run().success();
+    assert_eq!(web.asked(), ["HEAD /f if-none-match=\"one\"", "GET /f if-none-match=\"one\""]);
+    assert_eq!(read(&bed, "f"), "two");
+
+    // The same content from elsewhere is the same step.
+    let other = add(&bed, &format!("{} /", web.url("/other/f"))).run().success();
+    assert_eq!(web.asked(), ["GET /other/f"]);
+    assert_eq!(read(&bed, "f"), "two");
+    assert_eq!(other.cached().len(), 1, "{other}");
+}
+
+#[test]
+fn a_file_whose_checksum_is_here_is_not_asked_for() {
+    let web = Web::new(|_| Response::new(200).body("hello"));
+    let bed = bed();
+    let sum = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    add(&bed, &format!("{} /a/", web.url("/f"))).run().success();
+    assert_eq!(web.asked().len(), 1);
+    add(&bed, &format!("--checksum={sum} {} /b/", web.url("/f"))).run().success();
+    add(&bed, &format!("--checksum={sum} {} /c/", web.url("/elsewhere/f"))).run().success();
+    assert_eq!(web.asked(), [""; 0]);
+    assert_eq!(read(&bed, "c/f"), "hello");
+
+    let wrong = format!("sha256:{}", "0".repeat(64));
+    let outcome = add(&bed, &format!("--checksum={wrong} {} /d/", web.url("/f"))).run().failure();
+    outcome.says(&[&format!("digest mismatch {sum}: {wrong}"), "Dockerfile:2"]);
+    bed.assert_tidy();
+}
+
+#[test]
+fn credentials_go_to_their_host_alone() {
+    let other = Web::new(|_| Response::new(200).body("moved"));
+    let target = other.url("/target");
+    let web = Web::new(move |request| match request.header("authorization") {
+        Some("Bearer s3cret") => Response::new(302).header("Location", &*target),
+        _ => Response::new(401),
+    });
+    let bed = bed();
+    bed.write("token", "s3cret\n");
+    let line = format!("{} /", web.url("/f"));
+    add(&bed, &line).run().failure().says(&["invalid response status 401", "HTTP_AUTH_TOKEN_127.0.0.1"]);
+    web.asked();
+    let outcome = add(&bed, &line).args(["--secret", "id=HTTP_AUTH_TOKEN_127.0.0.1,src=token"]).run().success();
+    assert_eq!(read(&bed, "f"), "moved");
+    assert_eq!(web.asked(), ["GET /f authorization=Bearer s3cret"]);
+    assert_eq!(other.asked(), ["GET /target"]);
+    assert!(!outcome.stderr.contains("s3cret"), "{outcome}");
+    add(&bed, &line).args(["--secret", "id=HTTP_AUTH_HEADER_127.0.0.1,env=H"]).env("H", "Basic abc").run().failure();
+    assert_eq!(web.asked(), ["GET /f authorization=Basic abc"]);
+}
+
+#[test]
+fn downloads_that_break_off_are_begun_again() {
+    let count = Mutex::new(0);
+    let web = Web::new(move |request| {
+        let mut count = count.lock().expect("no panic");
+        *count += 1;
+        let response = Response::new(200).body("whole");
+        match request.path() {
+            "/once" if *count == 1 => Response { manner: Manner::Cut(2), ..response },
+            "/always" => Response { manner: Manner::Cut(2), ..response },
+            _ => response,
+        }
+    });
+    let bed = bed();
+    add(&bed, &format!("{} /f", web.url("/once"))).run().success();
+    assert_eq!(read(&bed, "f"), "whole");
+    assert_eq!(web.asked(), ["GET /once", "GET /once"]);
+    let outcome = add(&bed, &format!("{} /g", web.url("/always"))).run().failure();
+    outcome.says(&["failed to load cache key", "127.0.0.1"]);
+    assert_eq!(web.asked().len(), 3);
+    bed.assert_tidy();
+}
+
+#[test]
+fn addresses_that_lead_astray_are_refused() {
+    let web = Web::new(|request| match request.path() {
+        "/file" => Response::new(302).header("Location", "file:///etc/passwd"),
+        "/circle" => Response::new(302).header("Location", "/circle"),
+        _ => Response::new(404),
+    });
+    let bed = bed();
+    add(&bed, &format!("{} /", web.url("/file"))).run().failure().says(&["not HTTP"]);
+    add(&bed, &format!("{} /", web.url("/circle"))).run().failure().says(&["circles"]);
+    dockerfile(&bed, "context", "FROM scratch\nARG U\nADD \"$U\" /\n");
+    let line = web.url("/a\r\nX-Injected: yes");
+    web.asked();
+    build(&bed, "context").args(["--build-arg", &format!("U={line}")]).run().failure().says(&["character '\\r'"]);
+    assert_eq!(web.asked(), [""; 0]);
+    // Neither is fetched: they are paths in the context, where they are not.
+    add(&bed, "file:///etc/passwd /").run().failure().says(&["not found"]);
+    bed.assert_tidy();
+}
+
+#[test]
+fn a_fetched_archive_is_unpacked_when_asked_to_be() {
+    let bytes = archive(&[file("in/f", "x")], Compression::Xz).expect("an archive");
+    let web = Web::new(move |_| Response::new(200).body(&bytes[..]));
+    let bed = bed();
+    let url = web.url("/a.tar.xz");
+    add(&bed, &format!("--unpack {url} /o/")).run().success();
+    assert_eq!(read(&bed, "o/in/f"), "x");
+    add(&bed, &format!("--chmod=640 {url} /o/")).run().success();
+    assert_eq!(fs::metadata(bed.path("out/o/a.tar.xz")).expect("the file").permissions().mode() & 0o7777, 0o640);
+}
+
+#[test]
+fn a_context_is_an_archive_or_a_build_file() {
+    let entries = [file("Dockerfile", "FROM scratch\nCOPY . /o/\n"), file("d/f", "x"), file(".dockerignore", "d\n")];
+    let bytes = archive(&entries, Compression::Gzip).expect("an archive");
+    let web = Web::new(move |request| match request.path() {
+        "/context.tgz" => Response::new(200).header("ETag", "\"1\"").body(&bytes[..]),
+        "/other" => Response::new(200).body("FROM scratch\nCOPY local /o/\n"),
+        _ => Response::new(200).body("FROM scratch\nCOPY --from=more context /more\nCOPY . /o/\n"),
+    });
+    let bed = bed();
+    build(&bed, &web.url("/context.tgz")).run().success();
+    // No ignore file counts in such a context.
+    assert_eq!(read(&bed, "o/d/f"), "x");
+    web.asked();
+    let again = build(&bed, &web.url("/context.tgz")).run().success();
+    assert_eq!((web.asked(), again.cached().len()), (vec!["HEAD /context.tgz if-none-match=\"1\"".to_owned()], 1));
+
+    let more = format!("more={}", web.url("/other"));
+    build(&bed, &web.url("/Dockerfile?raw=1")).args(["--build-context", &more]).run().success();
+    assert_eq!(read(&bed, "o/context"), "FROM scratch\nCOPY --from=more context /more\nCOPY . /o/\n");
+    assert_eq!(read(&bed, "more"), "FROM scratch\nCOPY local /o/\n");
+
+    // A build file alone, for a context that is here.
+    bed.write("context/local", "here");
+    build(&bed, "context").args(["-f", &web.url("/other")]).run().success();
+    assert_eq!(read(&bed, "o/local"), "here");
+    build(&bed, &web.url("/context.tgz")).args(["-f", "nope"]).run().failure().says(&["open nope: no such file"]);
+    bed.assert_tidy();
+}
+
+#[test]
+fn standard_input_is_an_archive_or_a_build_file() {
+    let bed = bed();
+    let entries = [
+        file("Dockerfile", "FROM scratch\nCOPY f /\n"),
+        file("sub/Other", "FROM scratch\nCOPY f /g\n"),
+        file("f", "x"),
+    ];
+    for compression in COMPRESSIONS {
+        let bytes = archive(&entries, compression).expect("an archive");
+        build(&bed, "-").input(&bytes[..]).run().success();
+        assert_eq!(read(&bed, "f"), "x", "{compression:?}");
+        let again = build(&bed, "-").input(&bytes[..]).run().success();
+        assert_eq!(again.cached().len(), 1, "{compression:?}: {again}");
+        build(&bed, "-").args(["-f", "sub/Other"]).input(bytes).run().success();
+        assert_eq!(read(&bed, "g"), "x", "{compression:?}");
+    }
+    build(&bed, "-").input("FROM scratch\nWORKDIR /w\n").run().success();
+    let outcome = build(&bed, "-").args(["-f", "x"]).input("FROM scratch\n").run().failure();
+    outcome.says(&["ambiguous Dockerfile source"]);
+    build(&bed, "-").args(["-f", "-"]).input("FROM scratch\n").run().failure().says(&["can't use stdin for both"]);
+    bed.assert_tidy();
+}
+
+/// What is in `out` after a build whose context is this archive; or what the build said.
+fn hostile(bed: &Bed, entries: &[Entry]) -> Result<Vec<String>, String> {
+    let all = [&[file("Dockerfile", "FROM scratch\nCOPY . /\n")], entries].concat();
+    let bytes = archive(&all, Compression::None).expect("an archive");
+    let outcome = build(bed, "-").input(bytes).run();
+    bed.assert_tidy();
+    if !outcome.status.success() {
+        return Err(outcome.failure().stderr);
+    }
+    let mut names: Vec<String> = fs::read_dir(bed.path("out"))
+        .expect("the result")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .filter(|name| name != "Dockerfile")
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+#[test]
+fn an_archive_cannot_leave_its_context() {
+    let bed = bed();
+    let victim = bed.write("victim", "safe");
+    let outside = victim.to_str().expect("a path");
+    let special =
+        |path: &str, kind, link: &str| Entry { path: path.into(), kind, link: link.into(), ..Entry::default() };
+    assert_eq!(hostile(&bed, &[file("../../up", "x"), file("/etc/abs", "x")]), Ok(vec!["etc".into(), "up".into()]));
+    let error = hostile(&bed, &[special("l", Kind::Hardlink, outside)]).expect_err("a hard link out");
+    assert!(error.contains("no such file"), "{error}");
+    // Through a symlink of the archive: inside the context, where the way ends.
+    let error = hostile(
+        &bed,
+        &[
+            special("d", Kind::Symlink, outside),
+            file("d", "x"),
+            special("e", Kind::Symlink, "/nowhere"),
+            file("e/f", "x"),
+        ],
+    );
+    assert!(error.as_ref().is_err_and(|error| error.contains("no such file or directory")), "{error:?}");
+    let found = hostile(&bed, &[special("r", Kind::Symlink, "/"), file("r/f", "x")]).expect("it stays inside");
+    assert_eq!(found, ["f", "r"]);
+    assert_eq!(fs::read_to_string(victim).expect("the file"), "safe");
+    let error = hostile(&bed, &[special("x".repeat(5000).as_str(), Kind::Dir, "")]);
+    assert!(error.as_ref().is_err_and(|error| error.contains("4096")), "{error:?}");
+}
+
+#[test]
+fn an_archive_that_ends_early_or_never_is_refused() {
+    let bed = bed();
+    let entries = [file("Dockerfile", "FROM scratch\nCOPY big /\n"), Entry { size: Some(100_000), ..file("big", "") }];
+    for compression in COMPRESSIONS {
+        let mut bytes = archive(&entries, compression).expect("an archive");
+        bytes.truncate(if compression == Compression::None { 3000 } else { bytes.len() / 2 });
+        let outcome = build(&bed, "-").input(bytes).run().failure();
+        assert!(outcome.stderr.contains("cannot unpack the build context"), "{compression:?}: {outcome}");
+    }
+    // A file that says to be larger than any archive grows.
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    let mut header = tar::Header::new_gnu();
+    header.set_path("bomb").expect("a name");
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(8 << 30);
+    header.set_cksum();
+    std::io::Write::write_all(&mut gzip, header.as_bytes()).expect("memory");
+    std::io::Write::write_all(&mut gzip, &[0; 1 << 16]).expect("memory");
+    let bytes = gzip.finish().expect("memory");
+    build(&bed, "-").input(bytes).run().failure().says(&["expands to more than 1000 times its size"]);
+    bed.assert_tidy();
+}
+
+#[test]
+fn named_contexts_that_are_none_are_named() {
+    let bed = bed();
+    dockerfile(&bed, "context", "FROM scratch\nCOPY --from=x / /\n");
+    for (value, says) in [
+        ("./no/such", "failed to get build context x: stat ./no/such: no such file or directory"),
+        ("context/Dockerfile", "not a directory"),
+        ("file:///etc", "no such file or directory"),
+        ("oci-layout://nowhere", "not an OCI layout"),
+        ("https://example.com/r.git?nonsense=1", "unexpected query"),
+    ] {
+        build(&bed, "context").args(["--build-context", &format!("x={value}")]).run().failure().says(&[says]);
+    }
+}
