@@ -11,6 +11,7 @@ use kiln_runtime::Cancel;
 use crate::engine::{Engine, Work};
 use crate::error::BuildError;
 use crate::op::content::Contents;
+use crate::op::files::{FileKind, FileNode};
 use crate::seam::Secrets;
 use crate::source::context::DOWNLOAD;
 use crate::source::git::GitTree;
@@ -36,6 +37,8 @@ pub struct FetchedContext {
     tree: RemoteTree,
     /// The one file is not part of a context, but the build file itself.
     is_build_file: bool,
+    /// When the server says that it was last changed.
+    changed: Option<i64>,
     _lock: Arc<kiln_cache::StoreLock>,
 }
 
@@ -66,7 +69,7 @@ impl Fetcher<'_> {
     /// # Errors
     /// When it cannot be read or unpacked.
     pub fn archive(&self, stream: &mut dyn Read) -> Result<FetchedContext, BuildError> {
-        self.context("[internal] load remote build context", |remote| Ok((remote.archive(stream)?, false)))
+        self.context("[internal] load remote build context", |remote| Ok((remote.archive(stream)?, false, None)))
     }
 
     /// Downloads a context: an archive, or nothing but a build file.
@@ -75,8 +78,8 @@ impl Fetcher<'_> {
     /// When it cannot be had or unpacked.
     pub fn http(&self, url: &str) -> Result<FetchedContext, BuildError> {
         self.context("[internal] load remote build context", |remote| {
-            let (tree, is_archive) = remote.http_context(url)?;
-            Ok((tree, !is_archive))
+            let (tree, is_archive, changed) = remote.http_context(url)?;
+            Ok((tree, !is_archive, changed))
         })
     }
 
@@ -100,7 +103,7 @@ impl Fetcher<'_> {
                 || parsed.mtime.is_empty() && options.build_args.contains_key("SOURCE_DATE_EPOCH"),
         };
         let step = format!("[internal] load git source {}", tree.shown());
-        self.context(&step, |remote| Ok((remote.git(&tree)?, false)))
+        self.context(&step, |remote| Ok((remote.git(&tree)?, false, None)))
     }
 
     /// Downloads a build file of at most `limit` bytes.
@@ -124,17 +127,31 @@ impl Fetcher<'_> {
         read_file(&self.work.layers, &self.contents, &context.tree, name, limit)
     }
 
+    /// Returns the time of a context, in seconds since 1970: what the server said, else that of the newest file. A
+    /// repository must have been checked out with the time of its commit.
+    ///
+    /// # Errors
+    /// When the index of its layers cannot be read.
+    pub fn time(&self, context: &FetchedContext) -> Result<Option<i64>, BuildError> {
+        if context.changed.is_some() {
+            return Ok(context.changed);
+        }
+        let files = self.work.layers.files(&context.tree.chain)?;
+        let is_content = |name: &[u8]| name != b".git";
+        Ok(files.children.iter().filter(|(name, _)| is_content(name)).filter_map(|(_, node)| newest(node)).max())
+    }
+
     fn context(
         &self,
         name: &str,
-        fetch: impl FnOnce(&Remote) -> Result<(RemoteTree, bool), BuildError>,
+        fetch: impl FnOnce(&Remote) -> Result<(RemoteTree, bool, Option<i64>), BuildError>,
     ) -> Result<FetchedContext, BuildError> {
         let lock = self.engine.store.lock_shared().map_err(|error| environment(&error))?;
         self.engine.store.sweep().map_err(|error| environment(&error))?;
         let step = self.work.steps.start(name);
         let fetched = fetch(&self.remote(&step));
-        let (tree, is_build_file) = step.end(fetched)?;
-        Ok(FetchedContext { tree, is_build_file, _lock: Arc::new(lock) })
+        let (tree, is_build_file, changed) = step.end(fetched)?;
+        Ok(FetchedContext { tree, is_build_file, changed, _lock: Arc::new(lock) })
     }
 
     fn remote<'r>(&'r self, step: &'r Step) -> Remote<'r> {
@@ -147,5 +164,13 @@ impl Fetcher<'_> {
             cancel: &self.work.cancel,
             step,
         }
+    }
+}
+
+/// Returns the time of the newest regular file.
+fn newest(node: &FileNode) -> Option<i64> {
+    match node.meta.kind {
+        FileKind::Regular => Some(node.meta.mtime.0),
+        _ => node.children.values().filter_map(newest).max(),
     }
 }

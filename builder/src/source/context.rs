@@ -70,23 +70,26 @@ impl Remote<'_> {
         self.unpacked(&hasher.finish(), Arc::new(top))
     }
 
-    /// Downloads a context: unpacked when it is an archive, else a tree of the one file. Says which.
+    /// Downloads a context: unpacked when it is an archive, else a tree of the one file. Says which, and when the server
+    /// says it was last changed.
     ///
     /// # Errors
     /// As [`Remote::http`] and [`Remote::archive`].
-    pub fn http_context(&self, url: &str) -> Result<(RemoteTree, bool), BuildError> {
+    pub fn http_context(&self, url: &str) -> Result<(RemoteTree, bool, Option<i64>), BuildError> {
         let tree = self.http(&HttpFile { url, filename: DOWNLOAD, checksum: None })?;
         let files = self.layers.files(&tree.chain)?;
         let node = files.children.get(DOWNLOAD.as_bytes());
         let node = node.ok_or_else(|| BuildError::bug("a download has no file"))?;
+        // A download without a time is as old as time.
+        let changed = Some(node.meta.mtime.0).filter(|seconds| *seconds != 0);
         let mut head = Vec::new();
         let read = self.contents.read(&node.origin).and_then(|file| file.take(HEAD as u64).read_to_end(&mut head));
         read.map_err(|error| BuildError::environment(format!("cannot read the build context: {error}")))?;
         if !is_archive(&head) {
-            return Ok((tree, false));
+            return Ok((tree, false, changed));
         }
         let digest = node.content.ok_or_else(|| BuildError::bug("a file of a layer has no digest"))?;
-        Ok((self.unpacked(&digest, files)?, true))
+        Ok((self.unpacked(&digest, files)?, true, changed))
     }
 
     /// Fetches a file of at most `limit` bytes into memory.

@@ -79,6 +79,8 @@ pub struct Request {
     pub filename: String,
     /// The parent of the cgroups of commands; empty for none.
     pub cgroup_parent: String,
+    /// Which time the main context has, for `SOURCE_DATE_EPOCH=context`.
+    pub context_time: ContextTime,
     /// The ignore file of the context, for the check of what COPY names.
     pub ignore: Option<Patterns>,
     /// What the parser said about the file: some of it counts as found by the checks.
@@ -98,6 +100,18 @@ impl Request {
         let value = self.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
         value.and_then(|value| csv::boolean(value)).unwrap_or(false)
     }
+}
+
+/// The time of the main context.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ContextTime {
+    /// It has none: it is a directory of the client, or nothing.
+    #[default]
+    None,
+    /// Of the commit, of the download, or of the newest file of an archive: seconds since 1970.
+    At(i64),
+    /// It has one that nobody has asked for.
+    Unknown,
 }
 
 /// An image that lowering asks about.

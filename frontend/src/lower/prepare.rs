@@ -89,7 +89,7 @@ pub(super) fn prepare<'a>(
     let stages = Stages::of(file).map_err(one)?;
     let mut request = request.clone();
     let mut globals = Globals::of(&stages, &request, file.escape).map_err(one)?;
-    let epoch = epoch::resolve(&mut globals, &mut request).map_err(one)?;
+    let epoch = epoch::resolve(&mut globals, &stages, &mut request).map_err(one)?;
     check_defaults(&stages, &globals, file.escape, reporter);
     let mut heads = Vec::new();
     for stage in &stages.list {

@@ -1,5 +1,6 @@
 //! Recorded conversions, and what the graph looks like.
 
+mod epoch;
 mod graph;
 mod hints;
 mod outline;

@@ -167,7 +167,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let display = Display::start(if arguments.print.is_some() { Mode::Quiet } else { mode });
     let (steps, cancel) = (Steps::new(display.sink()), interrupt::cancel());
     let fetcher = engine.fetcher(&steps, &lent, &cancel);
-    let Origin { file, path, main, context } =
+    let Origin { file, path, main, context, time } =
         origin::find(place, arguments.file.as_deref(), &current, &request.options, &fetcher)?;
     drop(fetcher);
     let source = SourceText { name: file.name.clone(), text: String::from_utf8_lossy(&file.text).into_owned() };
@@ -175,6 +175,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     request.options.filename.clone_from(&file.name);
     request.build_file = file;
     request.context = context;
+    request.options.context_time = time;
     let mut contexts = LocalContexts::new(main, path.as_deref(), named.directories)?;
     if let Some(name) = &arguments.ignore_file {
         contexts = contexts.with_ignore_file(&current.join(name), name)?;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_builder::{ARCHIVE_HEAD, BuildError, BuildFile, FetchedContext, Fetcher, is_archive};
 use kiln_frontend::dockerfile::git;
-use kiln_frontend::lower;
+use kiln_frontend::lower::{self, ContextTime};
 
 use super::build_file::{self, Found};
 use super::context::Main;
@@ -41,6 +41,8 @@ pub struct Origin {
     pub main: Main,
     /// The context, if it was fetched.
     pub context: Option<FetchedContext>,
+    /// The time of the context, so far as it is known.
+    pub time: ContextTime,
 }
 
 /// Looks at the PATH argument. Relative paths are taken from `current`.
@@ -118,7 +120,7 @@ pub fn find(
                 Some(found) => found,
                 None => build_file::find(name, &directory, current)?,
             };
-            return Ok(Origin { file, path, main: Main::Directory(directory), context: None });
+            return Ok(Origin { file, path, main: Main::Directory(directory), context: None, time: ContextTime::None });
         }
         Place::Http(url) => fetcher.http(&url)?,
         Place::Git(url) => fetcher.git(&url, options)?,
@@ -136,7 +138,7 @@ pub fn find(
                     .hint("with `-f` the context `-` is an archive, and standard input is none"));
                 }
                 let file = build_file::from_reader(whole)?;
-                return Ok(Origin { file, path: None, main: Main::Empty, context: None });
+                return Ok(Origin { file, path: None, main: Main::Empty, context: None, time: ContextTime::None });
             }
             fetcher.archive(&mut whole)?
         }
@@ -145,7 +147,16 @@ pub fn find(
         Some(found) => found,
         None => Found { file: in_fetched(fetcher, &context, name)?, path: None },
     };
-    Ok(Origin { file, path, main: Main::Empty, context: Some(context) })
+    let time = time(fetcher, &context, options)?;
+    Ok(Origin { file, path, main: Main::Empty, context: Some(context), time })
+}
+
+/// Finds out the time of a context if the build arguments want it.
+fn time(fetcher: &Fetcher, context: &FetchedContext, options: &lower::Request) -> Result<ContextTime, BuildError> {
+    if options.build_args.get("SOURCE_DATE_EPOCH").is_none_or(|value| value != "context") {
+        return Ok(ContextTime::Unknown);
+    }
+    Ok(fetcher.time(context)?.map_or(ContextTime::None, ContextTime::At))
 }
 
 /// Reads the build file of a context that was fetched.
