@@ -6,23 +6,21 @@ use std::sync::{Arc, Once, OnceLock};
 use kiln_cache::Store;
 use kiln_cache::layer::Ownership;
 use kiln_frontend::dockerfile::Diagnostic;
+use kiln_frontend::graph::{Graph, Op};
 use kiln_frontend::lower::Plan;
-use kiln_oci::{Digest, Platform};
+use kiln_oci::Platform;
 use kiln_registry_client::{Client as Registry, Credentials, Options};
 use kiln_runtime::{Cancel, Footing, Ids, Isolation, Program};
 
 use crate::entitlement;
 use crate::error::{BuildError, Kind, chain};
-use crate::export::archive::{self, Archive, DirectorySink, TarSink, write_failed};
-use crate::export::image::{self, Image};
-use crate::export::{files, push};
+use crate::export::output::{self, Exporter};
 use crate::layers::Layers;
-use crate::op::content::Contents;
 use crate::plan::{self, Planned};
 use crate::progress::StepId;
-use crate::request::{BuildRequest, BuildResult, BuiltImage, Compression, Destination, Output};
+use crate::request::{BuildRequest, BuildResult};
 use crate::seam::{Contexts, Results, Secrets};
-use crate::solver::{Solution, Solver};
+use crate::solver::Solver;
 use crate::source::image::{Images, environment};
 use crate::step::Steps;
 
@@ -97,13 +95,17 @@ impl Engine {
         &self.store
     }
 
-    /// Parses and lowers without building, for people who want to see the graph.
+    /// Parses and lowers for the first platform without building, for people who want to see the graph.
     ///
     /// # Errors
     /// As [`Engine::build`], up to that point.
     pub fn plan(&self, request: &BuildRequest, client: &Client) -> Result<Plan, BuildError> {
         let work = self.work(client.steps.clone(), client.cancel.clone());
-        Ok(self.planned(request, &work)?.plan)
+        let mut request = request.clone();
+        request.platforms.truncate(1);
+        let mut planned = self.planned(&request, &work)?;
+        let plan = planned.plans.pop().ok_or_else(|| BuildError::bug("nothing was planned"))?;
+        Ok(Plan { graph: planned.graph, ..plan })
     }
 
     /// Builds.
@@ -155,20 +157,11 @@ impl Engine {
     }
 
     fn planned(&self, request: &BuildRequest, work: &Work) -> Result<Planned, BuildError> {
-        let platform = match &request.platforms[..] {
-            [] => None,
-            [only] => Some(only),
-            _ => {
-                return Err(BuildError::input("kiln builds for one platform at a time")
-                    .hint("build once for each platform, with a name for each"));
-            }
-        };
         let images = Images { store: &self.store, registry: &work.registry, pull: request.pull };
-        let mut planned = plan::plan(request, platform, &images, &work.steps)?;
+        let planned = plan::plan(request, &images, &work.steps)?;
         if !request.options.check {
-            runnable(platform, &planned.plan)?;
+            runnable(&planned.graph)?;
         }
-        planned.warnings.dedup();
         Ok(planned)
     }
 
@@ -179,14 +172,13 @@ impl Engine {
         work: &Work,
         planned: Planned,
     ) -> Result<BuildResult, BuildError> {
-        entitlement::check(&planned.plan, &request.allowed)?;
+        entitlement::check(&planned, &request.allowed)?;
+        output::check(request, &planned)?;
         warn(request, planned.definition, &planned.warnings, &work.steps);
-        let compression = wanted_compression(request);
-        let epoch = planned.plan.epoch;
         let solver = Solver {
             store: &self.store,
             layers: work.layers.clone(),
-            graph: &planned.plan.graph,
+            graph: &planned.graph,
             context: request.context.as_ref(),
             images: &planned.images,
             client,
@@ -197,167 +189,20 @@ impl Engine {
             footing: &self.footing,
             told_footing: Once::new(),
             jobs: request.jobs,
-            compression,
+            compression: output::layer_options(request).map(|options| options.compression),
         };
-        let solution = solver.solve(planned.plan.root)?;
+        let roots: Vec<_> = planned.roots().collect();
+        let solution = solver.solve(&roots)?;
         warn(request, planned.definition, &solution.warnings, &work.steps);
-        let image = match compression {
-            Some(compression) => Some(self.make_image(request, work, &planned.plan, &solution, compression, epoch)?),
-            None => None,
-        };
-        let mut pushed = Vec::new();
-        for output in &request.outputs {
-            self.output(output, request, client, work, &planned.plan, &solution, image.as_ref(), &mut pushed)?;
-        }
-        if request.outputs.iter().any(|output| matches!(output, Output::Image { .. })) || request.outputs.is_empty() {
-            self.keep(request, work, image.as_ref(), !pushed.is_empty())?;
-        }
+        let exporter = Exporter { store: &self.store, work, request, client, planned: &planned, solution: &solution };
+        let image = exporter.export()?;
         let steps = solution.solved.values().filter(|solved| solved.created.is_some());
         Ok(BuildResult {
-            image: image.map(|image| BuiltImage {
-                descriptor: image.descriptor.clone(),
-                config: Some(image.config.digest),
-                size: image.size(),
-                names: request.names.iter().map(kiln_oci::Reference::familiar).collect(),
-                pushed,
-            }),
+            image,
             cached: steps.clone().filter(|solved| solved.is_cached).count(),
             steps: steps.count(),
             warnings: [planned.warnings, solution.warnings].concat(),
         })
-    }
-
-    fn make_image(
-        &self,
-        request: &BuildRequest,
-        work: &Work,
-        plan: &Plan,
-        solution: &Solution,
-        compression: Compression,
-        epoch: Option<i64>,
-    ) -> Result<Image, BuildError> {
-        let step = work.steps.start("exporting to image");
-        let image = image::make(&self.store, &work.layers, plan, solution, compression, epoch);
-        if let Ok(image) = &image {
-            step.note(format!("exporting manifest {}", image.descriptor.digest));
-            step.note(format!("exporting config {}", image.config.digest));
-            for name in &request.names {
-                step.note(format!("naming to {name}"));
-            }
-        }
-        step.end(image)
-    }
-
-    /// Puts the image into the store under its names. Unless it was pushed, everything it needs
-    /// is made to be here: other tools can read it.
-    fn keep(
-        &self,
-        request: &BuildRequest,
-        work: &Work,
-        image: Option<&Image>,
-        is_pushed: bool,
-    ) -> Result<(), BuildError> {
-        let Some(image) = image else { return Ok(()) };
-        if !is_pushed {
-            let diff_ids: Vec<Digest> = image.layers.iter().map(|(diff_id, _)| *diff_id).collect();
-            work.layers.blobs(&diff_ids)?;
-        }
-        let mut names: Vec<String> = request.names.iter().map(kiln_oci::Reference::familiar).collect();
-        // An unchanged rebuild writes nothing.
-        names.retain(|name| {
-            self.store.image(name).ok().flatten().is_none_or(|had| had.digest != image.descriptor.digest)
-        });
-        if !names.is_empty() {
-            self.store.tag(&names, &image.descriptor).map_err(|error| environment(&error))?;
-        }
-        Ok(())
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "each is a different part of one build")]
-    fn output(
-        &self,
-        output: &Output,
-        request: &BuildRequest,
-        client: &Client,
-        work: &Work,
-        plan: &Plan,
-        solution: &Solution,
-        image: Option<&Image>,
-        pushed: &mut Vec<String>,
-    ) -> Result<(), BuildError> {
-        let image = || image.ok_or_else(|| BuildError::bug("an output has no image"));
-        match output {
-            Output::Image { push: false, .. } => Ok(()),
-            Output::Image { push: true, .. } => {
-                if request.names.is_empty() {
-                    return Err(BuildError::input("tag is needed when pushing to registry").hint("add `-t NAME`"));
-                }
-                for name in &request.names {
-                    let step = work.steps.start(format!("pushing {name}"));
-                    let result = push::push(&work.registry, &self.store, &work.layers, image()?, name, &step);
-                    step.end(result)?;
-                    pushed.push(name.familiar());
-                }
-                Ok(())
-            }
-            Output::Oci { destination: Destination::File(path), tar: false, .. } => {
-                let step = work.steps.start("exporting to oci image format");
-                let archive = Archive { image: image()?, names: &request.names, with_docker: false };
-                let mut sink = DirectorySink { path: path.clone() };
-                step.end(archive::write(&archive, &self.store, &work.layers, &mut sink))
-            }
-            Output::Oci { destination, .. } | Output::Docker { destination, .. } => {
-                let with_docker = matches!(output, Output::Docker { .. });
-                let kind = if with_docker { "docker" } else { "oci" };
-                let step = work.steps.start(format!("exporting to {kind} image format"));
-                let archive = Archive { image: image()?, names: &request.names, with_docker };
-                let write = || -> Result<(), BuildError> {
-                    let stream = client.results.stream(destination).map_err(|error| write_failed(&error))?;
-                    let mut sink = TarSink::new(stream);
-                    archive::write(&archive, &self.store, &work.layers, &mut sink)?;
-                    let stream = sink.finish().map_err(|error| write_failed(&error))?;
-                    stream.finish().map_err(|error| write_failed(&error))
-                };
-                step.end(write())
-            }
-            Output::Tar { destination } => {
-                let step = work.steps.start("exporting to tarball");
-                let write = || -> Result<(), BuildError> {
-                    let (files, contents) = self.result_files(work, plan, solution)?;
-                    let mut stream = client.results.stream(destination).map_err(|error| write_failed(&error))?;
-                    files::tar(&files, &contents, &mut stream).map_err(|error| write_failed(&error))?;
-                    stream.finish().map_err(|error| write_failed(&error))
-                };
-                step.end(write())
-            }
-            Output::Local { directory } => {
-                let exporting = work.steps.start("exporting to client directory");
-                let write = || -> Result<(), BuildError> {
-                    let (files, contents) = self.result_files(work, plan, solution)?;
-                    let target = client.results.directory(directory).map_err(|error| write_failed(&error))?;
-                    let skipped = files::directory(&files, &contents, &target, files::Owners::Caller)
-                        .map_err(|error| write_failed(&error))?;
-                    if !skipped.is_empty() {
-                        exporting.note(format!("not written, as they are no ordinary files: {}", skipped.join(", ")));
-                    }
-                    Ok(())
-                };
-                let result = write();
-                exporting.end(result)
-            }
-        }
-    }
-
-    fn result_files(
-        &self,
-        work: &Work,
-        plan: &Plan,
-        solution: &Solution,
-    ) -> Result<(Arc<crate::op::files::FileNode>, Contents), BuildError> {
-        let layers = solution.chain(plan.root);
-        work.layers.directories(&layers)?;
-        let contents = Contents::new(work.layers.clone(), self.store.clone());
-        Ok((work.layers.files(&layers)?, contents))
     }
 }
 
@@ -408,40 +253,23 @@ fn warn(request: &BuildRequest, definition: StepId, warnings: &[Diagnostic], ste
     }
 }
 
-/// The compression of new layers, if an output needs an image.
-fn wanted_compression(request: &BuildRequest) -> Option<Compression> {
-    if request.outputs.is_empty() {
-        return Some(Compression::Gzip);
-    }
-    request.outputs.iter().find_map(|output| match output {
-        Output::Image { compression, .. } | Output::Oci { compression, .. } | Output::Docker { compression, .. } => {
-            Some(*compression)
-        }
-        Output::Tar { .. } | Output::Local { .. } => None,
-    })
-}
-
 /// Commands can run for this machine only.
-fn runnable(platform: Option<&Platform>, plan: &Plan) -> Result<(), BuildError> {
+fn runnable(graph: &Graph) -> Result<(), BuildError> {
     let host = Platform::host();
     let can_run = |wanted: &Platform| {
         kiln_oci::PlatformMatcher::only(&host).rank(wanted).is_some() || wanted.normalized() == host.normalized()
     };
-    let foreign = plan.graph.vertices.iter().find(|vertex| {
-        matches!(vertex.op, kiln_frontend::graph::Op::Exec(_))
-            && vertex.platform.as_ref().is_some_and(|platform| !can_run(platform))
+    let foreign = graph.vertices.iter().find(|vertex| {
+        matches!(vertex.op, Op::Exec(_)) && vertex.platform.as_ref().is_some_and(|platform| !can_run(platform))
     });
-    match (foreign, platform) {
-        (Some(vertex), _) => {
-            let wanted = vertex.platform.as_ref().map(ToString::to_string).unwrap_or_default();
-            let mut error = BuildError::new(Kind::Input, format!("cannot run commands for {wanted} on {host}"))
-                .hint("kiln does not emulate other processors yet; use `FROM --platform=$BUILDPLATFORM` for the stages that run");
-            error.location.clone_from(&vertex.location);
-            error.step = Some(vertex.name.clone());
-            Err(error)
-        }
-        (None, _) => Ok(()),
-    }
+    let Some(vertex) = foreign else { return Ok(()) };
+    let wanted = vertex.platform.as_ref().map(ToString::to_string).unwrap_or_default();
+    let mut error = BuildError::new(Kind::Input, format!("cannot run commands for {wanted} on {host}")).hint(
+        "kiln does not emulate other processors yet; use `FROM --platform=$BUILDPLATFORM` for the stages that run",
+    );
+    error.location.clone_from(&vertex.location);
+    error.step = Some(vertex.name.clone());
+    Err(error)
 }
 
 /// Says that a document cannot be read.

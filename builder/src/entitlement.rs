@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use kiln_frontend::graph::{Exec, Network, Op, Security};
-use kiln_frontend::lower::Plan;
 
 use crate::error::BuildError;
+use crate::plan::Planned;
 
 /// One thing that `--allow` can allow.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,13 +39,13 @@ impl FromStr for Entitlement {
     }
 }
 
-/// Says whether everything that the plan's target needs is allowed.
+/// Says whether everything that is planned is allowed.
 ///
 /// # Errors
 /// Names the first thing that is not, with its lines.
-pub fn check(plan: &Plan, allowed: &BTreeSet<Entitlement>) -> Result<(), BuildError> {
-    for id in plan.graph.needed(plan.root) {
-        let vertex = plan.graph.vertex(id);
+pub fn check(planned: &Planned, allowed: &BTreeSet<Entitlement>) -> Result<(), BuildError> {
+    for id in planned.graph.needed(planned.roots()) {
+        let vertex = planned.graph.vertex(id);
         let Op::Exec(exec) = &vertex.op else { continue };
         if let Some(mut error) = refusal(exec, allowed) {
             error.location.clone_from(&vertex.location);

@@ -1,12 +1,14 @@
 //! Images in the store: listing, naming, moving.
 
+use std::collections::BTreeMap;
+
 use kiln_cache::gc;
 use kiln_frontend::lower::{ImageName, ImageQuery};
-use kiln_oci::{Descriptor, Digest, Document, ImageConfig, Manifest, Platform, Reference};
+use kiln_oci::{Descriptor, Digest, Document, ImageConfig, Index, Manifest, Platform, PlatformMatcher, Reference};
 
 use crate::engine::{Client, Engine, malformed};
 use crate::error::BuildError;
-use crate::export::image::Image;
+use crate::export::image::{Image, ImageSet};
 use crate::export::push;
 use crate::source::image::{Images, environment};
 
@@ -23,25 +25,49 @@ pub struct ImageSummary {
     pub created: Option<String>,
     /// Bytes of all layers, compressed.
     pub size: u64,
-    /// What it runs on.
-    pub platform: Option<Platform>,
+    /// What it runs on; several for an index.
+    pub platforms: Vec<Platform>,
 }
 
-/// Everything about one image.
+/// Everything about one name.
 #[derive(Debug, Clone)]
 pub struct ImageDetails {
     /// The name it was asked for by.
     pub name: String,
+    /// What the name points to: a manifest or an index.
+    pub descriptor: Descriptor,
+    /// The images: one, or those of the index.
+    pub images: Vec<PlatformImage>,
+    /// The index, where there is one.
+    pub index: Option<Index>,
+    /// Bytes of all layers, compressed.
+    pub size: u64,
+}
+
+/// An image for one platform.
+#[derive(Debug, Clone)]
+pub struct PlatformImage {
     /// Its manifest.
     pub descriptor: Descriptor,
-    /// The same, its digest.
-    pub digest: Digest,
     /// The manifest.
     pub manifest: Manifest,
     /// The config.
     pub config: ImageConfig,
-    /// Bytes of all layers, compressed.
-    pub size: u64,
+}
+
+impl ImageDetails {
+    /// Returns the config's digest, which is the image's id; none for an index.
+    pub fn id(&self) -> Option<Digest> {
+        self.images.first().filter(|_| self.index.is_none()).map(|image| image.manifest.config.digest)
+    }
+
+    /// Returns the image for a platform, or of the only one there is.
+    pub fn image(&self, platform: &Platform) -> Option<&PlatformImage> {
+        let matcher = PlatformMatcher::only(platform);
+        let fits = |image: &&PlatformImage| matcher.rank(&image.config.platform).is_some();
+        let best = self.images.iter().filter(fits).min_by_key(|image| matcher.rank(&image.config.platform));
+        best.or(self.images.first().filter(|_| self.images.len() == 1))
+    }
 }
 
 /// What to prune.
@@ -81,13 +107,14 @@ impl Engine {
         for (name, descriptor) in self.store.images().map_err(|error| environment(&error))? {
             // An image whose documents are damaged is still listed, so that it can be removed.
             let details = self.details(&name, &descriptor).ok();
+            let images = details.iter().flat_map(|details| &details.images);
             summaries.push(ImageSummary {
                 name,
                 digest: descriptor.digest,
-                id: details.as_ref().map(|details| details.manifest.config.digest),
-                created: details.as_ref().and_then(|details| details.config.created.clone()),
+                id: details.as_ref().and_then(ImageDetails::id),
+                created: images.clone().filter_map(|image| image.config.created.clone()).max(),
                 size: details.as_ref().map_or(0, |details| details.size),
-                platform: details.map(|details| details.config.platform),
+                platforms: images.map(|image| image.config.platform.clone()).collect(),
             });
         }
         summaries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -144,14 +171,11 @@ impl Engine {
         let _lock = self.store.lock_shared().map_err(|error| environment(&error))?;
         let work = self.work(client.steps.clone(), client.cancel.clone());
         let (_, descriptor) = self.find(&name.familiar())?;
-        let details = self.details(&name.familiar(), &descriptor)?;
-        let manifest = self.store.read_blob(&descriptor.digest, MAX_DOCUMENT).map_err(|error| environment(&error))?;
-        let layers = details.config.rootfs.diff_ids.iter().copied().zip(details.manifest.layers.clone()).collect();
-        let image = Image { descriptor: details.descriptor.clone(), manifest, config: details.manifest.config, layers };
+        let set = self.image_set(&self.details(&name.familiar(), &descriptor)?)?;
         let step = work.steps.start(format!("pushing {name}"));
-        let result = push::push(&work.registry, &self.store, &work.layers, &image, name, &step);
+        let result = push::push(&work.registry, &self.store, &work.layers, &set, name, &step);
         step.end(result)?;
-        Ok(details.descriptor)
+        Ok(descriptor)
     }
 
     /// Pulls an image and names it.
@@ -202,7 +226,8 @@ impl Engine {
         let is_id = hex.len() >= MIN_ID && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
         let mut found: Vec<Descriptor> = Vec::new();
         for (_, descriptor) in images.iter().filter(|_| is_id) {
-            let id = self.details(name, descriptor).ok().map(|details| details.manifest.config.digest);
+            let details = self.details(name, descriptor).ok();
+            let id = details.and_then(|details| details.id());
             let starts = |digest: Digest| digest.hex().starts_with(hex);
             let is_new = found.iter().all(|known| known.digest != descriptor.digest);
             if is_new && (starts(descriptor.digest) || id.is_some_and(starts)) {
@@ -220,23 +245,70 @@ impl Engine {
     }
 
     fn details(&self, name: &str, descriptor: &Descriptor) -> Result<ImageDetails, BuildError> {
-        let read =
-            |digest: &Digest| self.store.read_blob(digest, MAX_DOCUMENT).map_err(|error| malformed(name, &error));
-        let document = Document::parse(&read(&descriptor.digest)?, Some(&descriptor.media_type))
-            .map_err(|error| malformed(name, &error))?;
-        let Document::Manifest(manifest) = document else {
-            return Err(BuildError::environment(format!("{name} is an index of several images")));
-        };
-        let config: ImageConfig =
-            serde_json::from_slice(&read(&manifest.config.digest)?).map_err(|error| malformed(name, &error))?;
-        let size = manifest.layers.iter().map(|layer| layer.size).sum();
-        Ok(ImageDetails {
+        let mut details = ImageDetails {
             name: name.to_owned(),
-            digest: descriptor.digest,
             descriptor: descriptor.clone(),
-            manifest,
-            config,
-            size,
-        })
+            images: Vec::new(),
+            index: None,
+            size: 0,
+        };
+        match self.document(name, descriptor)? {
+            Document::Manifest(manifest) => {
+                details.images.push(self.platform_image(name, descriptor.clone(), manifest)?);
+            }
+            Document::Index(index) => {
+                for descriptor in &index.manifests {
+                    let Document::Manifest(manifest) = self.document(name, descriptor)? else {
+                        return Err(BuildError::environment(format!("{name} is an index of indexes")));
+                    };
+                    details.images.push(self.platform_image(name, descriptor.clone(), manifest)?);
+                }
+                details.index = Some(index);
+            }
+        }
+        let layers = details.images.iter().flat_map(|image| &image.manifest.layers);
+        let sizes: BTreeMap<_, _> = layers.map(|layer| (layer.digest, layer.size)).collect();
+        details.size = sizes.values().sum();
+        Ok(details)
+    }
+
+    fn document(&self, name: &str, descriptor: &Descriptor) -> Result<Document, BuildError> {
+        let bytes = self.blob(name, &descriptor.digest)?;
+        Document::parse(&bytes, Some(&descriptor.media_type)).map_err(|error| malformed(name, &error))
+    }
+
+    fn platform_image(
+        &self,
+        name: &str,
+        descriptor: Descriptor,
+        manifest: Manifest,
+    ) -> Result<PlatformImage, BuildError> {
+        let config = serde_json::from_slice(&self.blob(name, &manifest.config.digest)?);
+        let config = config.map_err(|error| malformed(name, &error))?;
+        Ok(PlatformImage { descriptor, manifest, config })
+    }
+
+    fn blob(&self, name: &str, digest: &Digest) -> Result<Vec<u8>, BuildError> {
+        self.store.read_blob(digest, MAX_DOCUMENT).map_err(|error| malformed(name, &error))
+    }
+
+    /// Returns what there is to push.
+    fn image_set(&self, details: &ImageDetails) -> Result<ImageSet, BuildError> {
+        let image = |image: &PlatformImage| -> Result<Image, BuildError> {
+            let diff_ids = image.config.rootfs.diff_ids.iter().copied();
+            Ok(Image {
+                descriptor: image.descriptor.clone(),
+                manifest: self.blob(&details.name, &image.descriptor.digest)?,
+                config: image.manifest.config.clone(),
+                layers: diff_ids.zip(image.manifest.layers.clone()).collect(),
+            })
+        };
+        let images = details.images.iter().map(image).collect::<Result<_, _>>()?;
+        let root = &details.descriptor;
+        let index = match details.index {
+            Some(_) => Some((root.clone(), self.blob(&details.name, &root.digest)?)),
+            None => None,
+        };
+        Ok(ImageSet { images, index })
     }
 }

@@ -1,6 +1,7 @@
 //! From a build file to a graph: parse once, lower until nothing is missing.
 
-use kiln_frontend::dockerfile::{self, Diagnostic, Severity};
+use kiln_frontend::dockerfile::{self, Diagnostic, Severity, csv};
+use kiln_frontend::graph::{Edge, Graph, Union};
 use kiln_frontend::lower::{self, Facts, ImageFact, ImageName, ImageQuery, Lowered, Plan};
 use kiln_oci::Platform;
 
@@ -12,8 +13,13 @@ use crate::step::Steps;
 
 /// A graph, and the images that it stands on.
 pub struct Planned {
-    /// The graph, with the config of its result.
-    pub plan: Plan,
+    /// The graph of all platforms.
+    pub graph: Graph,
+    /// What is made of it, one for each platform. Their own graphs are empty: edges are those of
+    /// the one above.
+    pub plans: Vec<Plan>,
+    /// Whether the result is an index, of however many platforms.
+    pub is_index: bool,
     /// What the image sources in it are.
     pub images: Resolved,
     /// What the user should know about the build file.
@@ -22,26 +28,71 @@ pub struct Planned {
     pub definition: StepId,
 }
 
+impl Planned {
+    /// Returns what is to be made: a file system for each platform, unless it is the empty one.
+    pub fn roots(&self) -> impl Iterator<Item = Edge> {
+        self.plans.iter().filter_map(|plan| plan.root)
+    }
+}
+
+/// The build argument that makes an index of one platform, or none of several.
+const MULTI_PLATFORM: &str = "BUILDKIT_MULTI_PLATFORM";
+
 /// What to do about a build file without instructions.
 const NO_BASE: &str = "a build file begins with a base: `FROM image` or `FROM scratch`";
 
 /// More rounds than any build file needs: images named by ONBUILD triggers of images …
 const MAX_ROUNDS: usize = 64;
 
-/// Parses and lowers.
+/// Parses and lowers, for every platform of the request.
 ///
 /// # Errors
 /// When the build file has errors, or an image it needs cannot be found.
-pub fn plan(
-    request: &BuildRequest,
-    platform: Option<&Platform>,
-    images: &Images,
-    steps: &Steps,
-) -> Result<Planned, BuildError> {
-    let BuildFile { name, text } = &request.build_file;
-    let load = steps.start(format!("[internal] load build definition from {name}"));
+pub fn plan(request: &BuildRequest, images: &Images, steps: &Steps) -> Result<Planned, BuildError> {
+    let is_index = is_index(request)?;
+    let load = steps.start(format!("[internal] load build definition from {}", request.build_file.name));
     let definition = load.id();
     load.done();
+    let (file, parsed) = parse(request)?;
+    let options = |platform: Option<&Platform>| lower::Request {
+        platform: platform.cloned(),
+        filename: request.build_file.name.clone(),
+        parsed: parsed.clone(),
+        multi_platform: is_index,
+        ..request.options.clone()
+    };
+    let requests: Vec<lower::Request> = match &request.platforms[..] {
+        [] => vec![options(None)],
+        platforms => platforms.iter().map(|platform| options(Some(platform))).collect(),
+    };
+    let (plans, images) = lower_all(&request.build_file.name, &file, &requests, images, steps)?;
+    let first = plans.first().into_iter();
+    let mut warnings: Vec<_> = first.flat_map(|plan| plan.warnings.iter().chain(&plan.undeclared)).cloned().collect();
+    warnings.dedup();
+    let (graph, plans) = unite(plans);
+    Ok(Planned { graph, plans, is_index, images, warnings, definition })
+}
+
+/// Whether an index is wanted (spec: stages-platforms.md §11).
+fn is_index(request: &BuildRequest) -> Result<bool, BuildError> {
+    let several = request.platforms.len() > 1;
+    let Some(text) = request.options.build_args.get(MULTI_PLATFORM).filter(|text| !text.is_empty()) else {
+        return Ok(several);
+    };
+    match csv::boolean(text) {
+        None => Err(BuildError::input(format!("invalid boolean value for multi-platform: {text}"))
+            .hint(format!("set {MULTI_PLATFORM} to `true` or `false`"))),
+        Some(false) if several => {
+            Err(BuildError::input("conflicting config: returning multiple target platforms is not allowed")
+                .hint(format!("build for one platform, or leave {MULTI_PLATFORM} out")))
+        }
+        Some(wanted) => Ok(wanted),
+    }
+}
+
+/// Parses; also returns what is to be said about a file that is good enough.
+fn parse(request: &BuildRequest) -> Result<(dockerfile::File, Vec<Diagnostic>), BuildError> {
+    let BuildFile { name, text } = &request.build_file;
     let text = std::str::from_utf8(text).map_err(|error| {
         BuildError::input(format!("{name} is not UTF-8 text: byte {} is not valid", error.valid_up_to()))
     })?;
@@ -49,54 +100,78 @@ pub fn plan(
         return Err(BuildError::input("the Dockerfile cannot be empty").hint(NO_BASE));
     }
     let (file, mut diagnostics) = dockerfile::parse(text);
-    let (file, wrong) =
-        (file, diagnostics.extract_if(.., |found| found.severity == Severity::Error).collect::<Vec<_>>());
-    if !wrong.is_empty() {
-        return Err(build_file_errors(name, wrong));
-    }
-    let mut options = request.options.clone();
-    options.platform = platform.cloned();
-    options.filename.clone_from(name);
-    options.parsed = diagnostics;
+    let wrong: Vec<_> = diagnostics.extract_if(.., |found| found.severity == Severity::Error).collect();
+    if wrong.is_empty() { Ok((file, diagnostics)) } else { Err(build_file_errors(name, wrong)) }
+}
+
+/// Lowers for each request until nothing is missing. What is missing is looked for once,
+/// whichever of them asks.
+fn lower_all(
+    name: &str,
+    file: &dockerfile::File,
+    requests: &[lower::Request],
+    images: &Images,
+    steps: &Steps,
+) -> Result<(Vec<Plan>, Resolved), BuildError> {
     let mut facts = Facts::default();
     let mut resolved = Resolved::default();
     let mut failure: Option<BuildError> = None;
     for _ in 0..MAX_ROUNDS {
-        let lowered = lower::lower(&file, &options, &facts).map_err(|errors| {
-            let built = build_file_errors(name, errors);
-            // Lowering knows which line wanted an image; why there is none is known here.
-            match failure.take() {
-                Some(cause) => BuildError { kind: cause.kind, hint: cause.hint.or(built.hint), ..built },
-                None => built,
-            }
-        })?;
-        match lowered {
-            Lowered::Done(plan) => {
-                let warnings = plan.warnings.iter().chain(&plan.undeclared).cloned().collect();
-                return Ok(Planned { plan: *plan, images: resolved, warnings, definition });
-            }
-            Lowered::Needs(queries) => {
-                let answers = find_all(&queries, images, steps);
-                for (query, answer) in queries.into_iter().zip(answers) {
-                    let fact = match answer {
-                        Ok(found) => {
-                            let fact = Resolved::fact(&found);
-                            resolved.insert(query.clone(), found);
-                            fact
-                        }
-                        Err(error) if error.kind == Kind::Cancelled => return Err(error),
-                        Err(error) => {
-                            let message = error.message.clone();
-                            failure.get_or_insert(error);
-                            ImageFact::Missing(message)
-                        }
-                    };
-                    facts.images.insert(query, fact);
+        let mut plans = Vec::new();
+        let mut queries: Vec<ImageQuery> = Vec::new();
+        for options in requests {
+            let lowered = lower::lower(file, options, &facts).map_err(|errors| {
+                let built = build_file_errors(name, errors);
+                // Lowering knows which line wanted an image; why there is none is known here.
+                match failure.take() {
+                    Some(cause) => BuildError { kind: cause.kind, hint: cause.hint.or(built.hint), ..built },
+                    None => built,
+                }
+            })?;
+            match lowered {
+                Lowered::Done(plan) => plans.push(*plan),
+                Lowered::Needs(needs) => {
+                    let new = needs.into_iter().filter(|query| !queries.contains(query)).collect::<Vec<_>>();
+                    queries.extend(new);
                 }
             }
         }
+        if queries.is_empty() {
+            return Ok((plans, resolved));
+        }
+        let answers = find_all(&queries, images, steps);
+        for (query, answer) in queries.into_iter().zip(answers) {
+            let fact = match answer {
+                Ok(found) => {
+                    let fact = Resolved::fact(&found);
+                    resolved.insert(query.clone(), found);
+                    fact
+                }
+                Err(error) if error.kind == Kind::Cancelled => return Err(error),
+                Err(error) => {
+                    let message = error.message.clone();
+                    failure.get_or_insert(error);
+                    ImageFact::Missing(message)
+                }
+            };
+            facts.images.insert(query, fact);
+        }
     }
     Err(BuildError::bug(format!("{name} needs more than {MAX_ROUNDS} rounds of images")))
+}
+
+/// Puts the graphs of all plans into one, and makes their edges those of it.
+fn unite(mut plans: Vec<Plan>) -> (Graph, Vec<Plan>) {
+    if let [only] = &mut plans[..] {
+        return (std::mem::take(&mut only.graph), plans);
+    }
+    let mut union = Union::default();
+    for plan in &mut plans {
+        let places = union.add(std::mem::take(&mut plan.graph));
+        let edges = plan.root.iter_mut().chain(plan.layer_edges.iter_mut().flatten());
+        edges.for_each(|edge| edge.vertex = places[edge.vertex.0 as usize]);
+    }
+    (union.into_graph(), plans)
 }
 
 fn find_all(queries: &[ImageQuery], images: &Images, steps: &Steps) -> Vec<Result<FoundImage, BuildError>> {

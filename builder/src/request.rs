@@ -47,8 +47,8 @@ pub enum Output {
     Image {
         /// Push every name.
         push: bool,
-        /// Of new layers.
-        compression: Compression,
+        /// Of the image.
+        layers: LayerOptions,
     },
     /// An OCI layout, as an archive or (`tar: false`) a directory.
     Oci {
@@ -56,15 +56,15 @@ pub enum Output {
         destination: Destination,
         /// One file rather than a directory.
         tar: bool,
-        /// Of new layers.
-        compression: Compression,
+        /// Of the image.
+        layers: LayerOptions,
     },
     /// The archive that `docker load` reads.
     Docker {
         /// Where.
         destination: Destination,
-        /// Of new layers.
-        compression: Compression,
+        /// Of the image.
+        layers: LayerOptions,
     },
     /// The files, as a tar stream.
     Tar {
@@ -76,6 +76,31 @@ pub enum Output {
         /// Where.
         directory: PathBuf,
     },
+    /// Nothing but what the cache keeps.
+    CacheOnly,
+}
+
+impl Output {
+    /// How the layers of the image are written, where the output is one.
+    pub fn layers(&self) -> Option<LayerOptions> {
+        match self {
+            Self::Image { layers, .. } | Self::Oci { layers, .. } | Self::Docker { layers, .. } => Some(*layers),
+            Self::Tar { .. } | Self::Local { .. } | Self::CacheOnly => None,
+        }
+    }
+}
+
+/// How the layers of an image are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerOptions {
+    /// Of new layers.
+    pub compression: Compression,
+}
+
+impl Default for LayerOptions {
+    fn default() -> Self {
+        Self { compression: Compression::Gzip }
+    }
 }
 
 /// Where a stream goes.

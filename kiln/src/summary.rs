@@ -109,7 +109,7 @@ fn next(request: &BuildRequest, image: &BuiltImage, names: &[String]) -> String 
 #[cfg(test)]
 mod tests {
     use insta::assert_snapshot;
-    use kiln_builder::Compression;
+    use kiln_builder::LayerOptions;
 
     use super::*;
     use crate::metadata::tests::{request, result};
@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(next(&request(&[]), &result(&[], &[])), "next:  give it a name: `kiln tag b79606fb3afe NAME`");
         let mut archive = request(&[]);
         let destination = Destination::File("/x/app.tar".into());
-        archive.outputs.push(Output::Docker { destination, compression: Compression::Gzip });
+        archive.outputs.push(Output::Docker { destination, layers: LayerOptions::default() });
         assert_eq!(next(&archive, &result(&[], &[])), "next:  load it: `docker load -i /x/app.tar`");
     }
 

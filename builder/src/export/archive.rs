@@ -1,6 +1,6 @@
 //! OCI layouts and `docker load` archives, as a tar stream or a directory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use kiln_cache::layer::{TarHeader, end_of_archive};
 use kiln_oci::{Descriptor, Digest, Index, LayoutMarker, REF_NAME, Reference, media_type};
 use serde::Serialize;
 
-use super::image::Image;
+use super::image::ImageSet;
 use crate::error::BuildError;
 use crate::layers::Layers;
 use crate::seam::ResultStream;
@@ -20,8 +20,8 @@ const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// What an archive holds.
 pub struct Archive<'a> {
-    /// The image.
-    pub image: &'a Image,
+    /// The image, or those of several platforms.
+    pub set: &'a ImageSet,
     /// Its names.
     pub names: &'a [Reference],
     /// Also what `docker load` of old reads.
@@ -62,9 +62,9 @@ pub fn write(archive: &Archive, store: &Store, layers: &Arc<Layers>, sink: &mut 
     let failed = |error: io::Error| write_failed(&error);
     let marker = json(&LayoutMarker::default())?;
     put(sink, "oci-layout", &marker).map_err(failed)?;
-    let mut written = BTreeMap::new();
-    for (diff_id, descriptor) in &archive.image.layers {
-        if written.insert(descriptor.digest, ()).is_some() {
+    let mut written = BTreeSet::new();
+    for (diff_id, descriptor) in archive.set.layers() {
+        if !written.insert(descriptor.digest) {
             continue;
         }
         if let Some(file) = layers.fresh_blob(descriptor).map_err(failed)? {
@@ -74,17 +74,25 @@ pub fn write(archive: &Archive, store: &Store, layers: &Arc<Layers>, sink: &mut 
         let mut blob = layers.open_blob(diff_id, descriptor).map_err(failed)?;
         sink.file(&blob_path(&descriptor.digest), descriptor.size, &mut blob).map_err(failed)?;
     }
-    let config = store
-        .read_blob(&archive.image.config.digest, archive.image.config.size)
-        .map_err(|error| crate::source::image::environment(&error))?;
-    put(sink, &blob_path(&archive.image.config.digest), &config).map_err(failed)?;
-    put(sink, &blob_path(&archive.image.descriptor.digest), &archive.image.manifest).map_err(failed)?;
+    for image in &archive.set.images {
+        let config = store
+            .read_blob(&image.config.digest, image.config.size)
+            .map_err(|error| crate::source::image::environment(&error))?;
+        for (digest, bytes) in [(image.config.digest, &config), (image.descriptor.digest, &image.manifest)] {
+            if written.insert(digest) {
+                put(sink, &blob_path(&digest), bytes).map_err(failed)?;
+            }
+        }
+    }
+    if let Some((descriptor, bytes)) = &archive.set.index {
+        put(sink, &blob_path(&descriptor.digest), bytes).map_err(failed)?;
+    }
     put(sink, "index.json", &json(&index(archive))?).map_err(failed)?;
-    if archive.with_docker {
+    if let (true, Some(image)) = (archive.with_docker, archive.set.images.first()) {
         let entry = DockerEntry {
-            config: blob_path(&archive.image.config.digest),
+            config: blob_path(&image.config.digest),
             repo_tags: archive.names.iter().map(Reference::familiar).collect(),
-            layers: archive.image.layers.iter().map(|(_, descriptor)| blob_path(&descriptor.digest)).collect(),
+            layers: image.layers.iter().map(|(_, descriptor)| blob_path(&descriptor.digest)).collect(),
         };
         put(sink, "manifest.json", &json(&[entry])?).map_err(failed)?;
     }
@@ -93,19 +101,17 @@ pub fn write(archive: &Archive, store: &Store, layers: &Arc<Layers>, sink: &mut 
 
 /// One descriptor for each name, as containerd and skopeo look for them.
 fn index(archive: &Archive) -> Index {
-    let named = |name: Option<&Reference>| {
-        let mut descriptor: Descriptor = archive.image.descriptor.clone();
-        if let Some(name) = name {
-            descriptor.annotations.insert(CONTAINERD_NAME.to_owned(), name.to_string());
-            let tag = name.tag.clone().unwrap_or_else(|| "latest".to_owned());
-            descriptor.annotations.insert(REF_NAME.to_owned(), tag);
-        }
-        descriptor
+    let root = archive.set.root();
+    let named = |name: &Reference| {
+        let mut descriptor: Descriptor = root?.clone();
+        descriptor.annotations.insert(CONTAINERD_NAME.to_owned(), name.to_string());
+        let tag = name.tag.clone().unwrap_or_else(|| "latest".to_owned());
+        descriptor.annotations.insert(REF_NAME.to_owned(), tag);
+        Some(descriptor)
     };
-    let manifests = if archive.names.is_empty() {
-        vec![named(None)]
-    } else {
-        archive.names.iter().map(|name| named(Some(name))).collect()
+    let manifests = match archive.names {
+        [] => root.cloned().into_iter().collect(),
+        names => names.iter().filter_map(named).collect(),
     };
     Index {
         schema_version: 2,

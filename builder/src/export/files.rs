@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use kiln_cache::layer::TarHeader;
 use rustix::fs::{
@@ -16,14 +17,36 @@ use super::archive::TarSink;
 use crate::op::content::Contents;
 use crate::op::files::{FileKind, FileMeta, FileNode, Name, join};
 
-/// Writes a tree as a tar stream: everything but the root itself, in order.
+/// The files of one platform, and the folder they go to; none where there is one platform only.
+pub struct Part {
+    /// `linux_amd64`.
+    pub folder: Option<String>,
+    /// The files.
+    pub tree: Arc<FileNode>,
+}
+
+/// Writes trees as a tar stream: everything but the roots themselves, in order. `time` is that
+/// of the folders of platforms, seconds since 1970.
 ///
 /// # Errors
 /// When a file cannot be read or the stream not be written.
-pub fn tar(tree: &FileNode, contents: &Contents, output: impl Write) -> io::Result<()> {
+pub fn tar(parts: &[Part], contents: &Contents, time: i64, output: impl Write) -> io::Result<()> {
     let mut sink = TarSink::new(output);
-    let mut links = HashMap::new();
-    write_children(tree, contents, &mut Vec::new(), &mut links, &mut sink)?;
+    for Part { folder, tree } in parts {
+        let mut path = Vec::new();
+        if let Some(folder) = folder {
+            path.push(Name::from(folder.as_bytes()));
+            let name = format!("{folder}/");
+            sink.header(&TarHeader {
+                name: name.as_bytes(),
+                kind: b'5',
+                mode: 0o755,
+                mtime: time,
+                ..TarHeader::default()
+            })?;
+        }
+        write_children(tree, contents, &mut path, &mut HashMap::new(), &mut sink)?;
+    }
     sink.finish()?;
     Ok(())
 }
@@ -83,6 +106,29 @@ pub enum Owners {
     Caller,
     /// Whom they belong to in the tree.
     Kept,
+}
+
+/// Writes trees into a directory, each into its folder; see [`directory`].
+///
+/// # Errors
+/// When something cannot be read or written.
+pub fn directories(parts: &[Part], contents: &Contents, target: &File, owners: Owners) -> io::Result<Vec<String>> {
+    let mut skipped = Vec::new();
+    for Part { folder, tree } in parts {
+        let Some(folder) = folder else {
+            skipped.extend(directory(tree, contents, target, owners)?);
+            continue;
+        };
+        match mkdirat(target, folder, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let below = File::from(openat(target, folder, flags, Mode::empty())?);
+        let left_out = directory(tree, contents, &below, owners)?;
+        skipped.extend(left_out.into_iter().map(|path| format!("/{folder}{path}")));
+    }
+    Ok(skipped)
 }
 
 /// Writes a tree into a directory: merges with what is there, replaces files and symlinks, never

@@ -1,16 +1,69 @@
 //! The documents of an image: config and manifest, from a plan and its layers.
 
+use std::collections::BTreeMap;
+
 use kiln_cache::Store;
-use kiln_cache::layer::Compression;
 use kiln_frontend::lower::Plan;
-use kiln_oci::{Descriptor, Digest, Manifest, media_type, rfc3339};
+use kiln_oci::{Descriptor, Digest, Index, Manifest, media_type, rfc3339};
 use rayon::prelude::*;
 
 use super::history::{self, Times};
 use crate::error::BuildError;
 use crate::layers::Layers;
+use crate::request::LayerOptions;
 use crate::solver::Solution;
 use crate::source::image::environment;
+
+/// What a build makes: one image, or an index with one for each platform.
+#[derive(Debug, Clone)]
+pub struct ImageSet {
+    /// The images.
+    pub images: Vec<Image>,
+    /// The index and its bytes, where there is one.
+    pub index: Option<(Descriptor, Vec<u8>)>,
+}
+
+impl ImageSet {
+    /// Makes the index of `images`, and puts it into the store.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn with_index(store: &Store, images: Vec<Image>) -> Result<Self, BuildError> {
+        let index = Index {
+            schema_version: 2,
+            media_type: Some(media_type::INDEX.to_owned()),
+            artifact_type: None,
+            manifests: images.iter().map(|image| image.descriptor.clone()).collect(),
+            subject: None,
+            annotations: Default::default(),
+        };
+        let bytes = serde_json::to_vec_pretty(&index).map_err(|error| BuildError::bug(error.to_string()))?;
+        keep(store, &bytes)?;
+        Ok(Self { images, index: Some((Descriptor::of(media_type::INDEX, &bytes), bytes)) })
+    }
+
+    /// Returns the index, or the manifest of the one image.
+    pub fn root(&self) -> Option<&Descriptor> {
+        self.index.as_ref().map(|(descriptor, _)| descriptor).or(self.images.first().map(|image| &image.descriptor))
+    }
+
+    /// Returns the config's digest of the one image.
+    pub fn config(&self) -> Option<Digest> {
+        self.images.first().filter(|_| self.index.is_none()).map(|image| image.config.digest)
+    }
+
+    /// Returns the bytes of all layers as a registry counts them.
+    pub fn size(&self) -> u64 {
+        let layers: BTreeMap<_, _> =
+            self.layers().map(|(_, descriptor)| (descriptor.digest, descriptor.size)).collect();
+        layers.values().sum()
+    }
+
+    /// Returns the layers of all images: identity and blob.
+    pub fn layers(&self) -> impl Iterator<Item = &(Digest, Descriptor)> {
+        self.images.iter().flat_map(|image| &image.layers)
+    }
+}
 
 /// An image whose documents are in the store.
 #[derive(Debug, Clone)]
@@ -25,13 +78,6 @@ pub struct Image {
     pub layers: Vec<(Digest, Descriptor)>,
 }
 
-impl Image {
-    /// Returns the bytes of all layers as a registry counts them.
-    pub fn size(&self) -> u64 {
-        self.layers.iter().map(|(_, descriptor)| descriptor.size).sum()
-    }
-}
-
 /// Makes config and manifest and puts them into the store. Layers get blobs, those of base
 /// images keep theirs wherever they are.
 ///
@@ -42,9 +88,9 @@ pub fn make(
     layers: &Layers,
     plan: &Plan,
     solution: &Solution,
-    compression: Compression,
-    epoch: Option<i64>,
+    options: LayerOptions,
 ) -> Result<Image, BuildError> {
+    let epoch = plan.epoch;
     let chain = solution.chain(plan.root);
     let mut config = plan.config.clone();
     config.rootfs.diff_ids.clone_from(&chain);
@@ -65,7 +111,7 @@ pub fn make(
     }
     let config_bytes = serde_json::to_vec(&config).map_err(|error| BuildError::bug(error.to_string()))?;
     let blobs: Vec<Descriptor> =
-        chain.par_iter().map(|diff_id| layers.descriptor(diff_id, compression)).collect::<Result<_, _>>()?;
+        chain.par_iter().map(|diff_id| layers.descriptor(diff_id, options.compression)).collect::<Result<_, _>>()?;
     let config = Descriptor::of(media_type::CONFIG, &config_bytes);
     let manifest = Manifest {
         schema_version: 2,
@@ -77,14 +123,19 @@ pub fn make(
         annotations: Default::default(),
     };
     let manifest_bytes = serde_json::to_vec_pretty(&manifest).map_err(|error| BuildError::bug(error.to_string()))?;
-    for bytes in [&config_bytes, &manifest_bytes] {
-        if !store.has_blob(&Digest::of(bytes)) {
-            store.put_blob(bytes).map_err(|error| environment(&error))?;
-        }
-    }
+    keep(store, &config_bytes)?;
+    keep(store, &manifest_bytes)?;
     let mut descriptor = Descriptor::of(media_type::MANIFEST, &manifest_bytes);
     descriptor.platform = Some(plan.config.platform.clone());
     Ok(Image { descriptor, manifest: manifest_bytes, config, layers: chain.into_iter().zip(manifest.layers).collect() })
+}
+
+/// Puts a document into the store.
+fn keep(store: &Store, bytes: &[u8]) -> Result<(), BuildError> {
+    if !store.has_blob(&Digest::of(bytes)) {
+        store.put_blob(bytes).map_err(|error| environment(&error))?;
+    }
+    Ok(())
 }
 
 /// Names a layer as OCI does; the bytes are the same (spec: oci-image.md §2).

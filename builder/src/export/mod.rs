@@ -4,4 +4,5 @@ pub mod archive;
 pub mod files;
 pub mod history;
 pub mod image;
+pub mod output;
 pub mod push;

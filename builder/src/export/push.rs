@@ -1,5 +1,5 @@
-//! Pushing an image: layers at the same time, then the config, then the manifest under every
-//! name of a repository.
+//! Pushing an image: layers at the same time, then the config, then the manifest; and where
+//! there are several images their index last.
 
 use std::io;
 use std::sync::Arc;
@@ -8,13 +8,13 @@ use kiln_cache::Store;
 use kiln_oci::{Digest, Reference};
 use kiln_registry_client::{Client as Registry, Pushed, Repository};
 
-use super::image::Image;
+use super::image::ImageSet;
 use crate::error::{BuildError, Kind};
 use crate::layers::Layers;
 use crate::source::image::registry as sorted;
 use crate::step::Step;
 
-/// Pushes `image` under `name`. Layers that the registry has, or has in another repository that
+/// Pushes images under `name`. Layers that the registry has, or has in another repository that
 /// they came from, are not sent.
 ///
 /// # Errors
@@ -23,7 +23,7 @@ pub fn push(
     registry: &Registry,
     store: &Store,
     layers: &Arc<Layers>,
-    image: &Image,
+    set: &ImageSet,
     name: &Reference,
     step: &Step,
 ) -> Result<(), BuildError> {
@@ -31,7 +31,7 @@ pub fn push(
     let results: Vec<Result<(), BuildError>> = std::thread::scope(|scope| {
         let mut seen: Vec<Digest> = Vec::new();
         let mut handles = Vec::new();
-        for (diff_id, descriptor) in &image.layers {
+        for (diff_id, descriptor) in set.layers() {
             if seen.contains(&descriptor.digest) {
                 continue;
             }
@@ -66,14 +66,24 @@ pub fn push(
     if let Some(error) = errors.into_iter().next() {
         return Err(failed(error));
     }
-    let config = &image.config;
-    let open = || -> io::Result<Box<dyn io::Read + Send>> {
-        Ok(Box::new(store.open_blob(&config.digest).map_err(io::Error::other)?))
-    };
-    registry.push_blob(&repository, config, &open, &[], &|_| {}).map_err(sorted).map_err(failed)?;
-    registry
-        .push_manifest(&repository, name.tag.as_deref(), &image.descriptor.media_type, &image.manifest)
-        .map_err(sorted)
-        .map_err(failed)?;
+    for image in &set.images {
+        let config = &image.config;
+        let open = || -> io::Result<Box<dyn io::Read + Send>> {
+            Ok(Box::new(store.open_blob(&config.digest).map_err(io::Error::other)?))
+        };
+        registry.push_blob(&repository, config, &open, &[], &|_| {}).map_err(sorted).map_err(failed)?;
+        // Below an index a manifest has no name but its digest.
+        let tag = name.tag.as_deref().filter(|_| set.index.is_none());
+        registry
+            .push_manifest(&repository, tag, &image.descriptor.media_type, &image.manifest)
+            .map_err(sorted)
+            .map_err(failed)?;
+    }
+    if let Some((descriptor, bytes)) = &set.index {
+        registry
+            .push_manifest(&repository, name.tag.as_deref(), &descriptor.media_type, bytes)
+            .map_err(sorted)
+            .map_err(failed)?;
+    }
     Ok(())
 }

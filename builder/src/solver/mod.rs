@@ -110,14 +110,14 @@ impl Solution {
 const SCRATCH: &str = "kiln.scratch.v1";
 
 impl Solver<'_> {
-    /// Solves everything that `root` needs.
+    /// Solves everything that `roots` need.
     ///
     /// # Errors
     /// Of the first vertex that fails; what runs beside it is stopped, what was finished is kept.
-    pub fn solve(&self, root: Option<Edge>) -> Result<Solution, BuildError> {
-        let needed = self.graph.needed(root);
+    pub fn solve(&self, roots: &[Edge]) -> Result<Solution, BuildError> {
+        let needed = self.graph.needed(roots.iter().copied());
         self.empty_cache_mounts(&needed)?;
-        let run = Run::new(self, root, &needed);
+        let run = Run::new(self, roots, &needed);
         run.all(needed)
     }
 
@@ -165,7 +165,7 @@ struct Slots {
 type Outcome = (VertexId, Result<Solved, BuildError>);
 
 impl<'s> Run<'s> {
-    fn new(solver: &'s Solver<'s>, root: Option<Edge>, needed: &BTreeSet<VertexId>) -> Self {
+    fn new(solver: &'s Solver<'s>, roots: &[Edge], needed: &BTreeSet<VertexId>) -> Self {
         let contents = Contents::new(solver.layers.clone(), solver.store.clone());
         let mut run = Self {
             solver,
@@ -189,9 +189,11 @@ impl<'s> Run<'s> {
             };
             run.below_exec.extend(is_mounted.iter().flatten().map(|edge| edge.vertex));
         }
-        let mut ahead: Vec<VertexId> = root.iter().map(|edge| edge.vertex).collect();
+        let mut ahead: Vec<VertexId> = roots.iter().map(|edge| edge.vertex).collect();
         while let Some(id) = ahead.pop() {
-            run.in_result.insert(id);
+            if !run.in_result.insert(id) {
+                continue;
+            }
             let vertex = solver.graph.vertex(id);
             let below = if matches!(vertex.op, Op::Merge) {
                 &vertex.inputs[..]

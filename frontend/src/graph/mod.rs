@@ -10,6 +10,7 @@
 
 mod encode;
 pub mod print;
+mod union;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -17,6 +18,7 @@ use std::ops::Range;
 use kiln_oci::{Digest, Platform, ReferenceDigest};
 
 pub use encode::{content_op_digest, op_digest, vertex_digests};
+pub use union::Union;
 
 /// What is to be made.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -391,10 +393,10 @@ impl Graph {
         &self.vertices[id.0 as usize]
     }
 
-    /// Returns everything that `root` needs, itself included; nothing for the empty file system.
-    pub fn needed(&self, root: Option<Edge>) -> BTreeSet<VertexId> {
+    /// Returns everything that `roots` need, themselves included; nothing for the empty file system.
+    pub fn needed(&self, roots: impl IntoIterator<Item = Edge>) -> BTreeSet<VertexId> {
         let mut needed = BTreeSet::new();
-        let mut ahead: Vec<VertexId> = root.iter().map(|edge| edge.vertex).collect();
+        let mut ahead: Vec<VertexId> = roots.into_iter().map(|edge| edge.vertex).collect();
         while let Some(id) = ahead.pop() {
             if needed.insert(id) {
                 ahead.extend(self.vertex(id).inputs.iter().flatten().map(|edge| edge.vertex));

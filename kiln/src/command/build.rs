@@ -73,8 +73,8 @@ pub struct Arguments {
     /// Put the image into the store, also when other outputs are given
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t, hide_default_value = true, hide_possible_values = true, action = clap::ArgAction::Set, value_name = "BOOL")]
     load: bool,
-    /// Build for this platform
-    #[arg(long = "platform", value_name = "OS/ARCH")]
+    /// Build for these platforms; several give an index with an image for each
+    #[arg(long = "platform", value_name = "OS/ARCH", env = "DOCKER_DEFAULT_PLATFORM", hide_env = true)]
     platforms: Vec<String>,
     /// Give commands this network: `default`, `none`, `host`
     #[arg(long, value_name = "MODE", default_value = "default", hide_default_value = true)]

@@ -3,8 +3,10 @@
 use std::time::SystemTime;
 
 use clap::Args;
-use kiln_oci::{Descriptor, History};
+use kiln_builder::BuildError;
+use kiln_oci::{Descriptor, History, Platform};
 
+use crate::input::value;
 use crate::message::Failure;
 use crate::progress::text::one_line;
 use crate::units::{bytes, created_ago};
@@ -21,11 +23,21 @@ pub struct Arguments {
     /// Do not shorten instructions
     #[arg(long)]
     no_trunc: bool,
+    /// Of an image for several platforms, show this one [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<String>,
 }
 
 /// Runs `kiln history`.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let image = state::open()?.inspect(&arguments.image)?;
+    let platforms: Vec<String> = arguments.platform.iter().cloned().collect();
+    let platform = value::platforms(&platforms)?.into_iter().next().unwrap_or_else(Platform::host);
+    let details = state::open()?.inspect(&arguments.image)?;
+    let image = details.image(&platform).ok_or_else(|| {
+        let there: Vec<_> = details.images.iter().map(|image| image.config.platform.to_string()).collect();
+        BuildError::input(format!("{} has no image for {platform}", arguments.image))
+            .hint(format!("choose one with `--platform`: {}", there.join(", ")))
+    })?;
     super::print(&draw(&image.config.history, &image.manifest.layers, arguments.no_trunc, SystemTime::now()))
 }
 

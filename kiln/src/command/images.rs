@@ -84,9 +84,15 @@ fn json_line(image: &ImageSummary) -> String {
         "ID": image.id.as_ref().map(ToString::to_string),
         "CreatedAt": image.created,
         "Size": image.size,
-        "Platform": image.platform.as_ref().map(ToString::to_string),
+        "Platform": platforms(image),
     });
     format!("{line}\n")
+}
+
+/// `linux/amd64`, or several with commas; nothing for an image that cannot be read.
+fn platforms(image: &ImageSummary) -> Option<String> {
+    let texts: Vec<_> = image.platforms.iter().map(ToString::to_string).collect();
+    (!texts.is_empty()).then(|| texts.join(","))
 }
 
 fn id(image: &ImageSummary, whole: bool) -> String {
@@ -133,7 +139,7 @@ mod tests {
             id: Some(Digest::of("config")),
             created: Some("1970-01-01T00:00:00Z".to_owned()),
             size: 7_344_128,
-            platform: Some(Platform::new("linux", "amd64")),
+            platforms: vec![Platform::new("linux", "amd64")],
         }
     }
 

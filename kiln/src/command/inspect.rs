@@ -1,7 +1,7 @@
 //! `kiln inspect`.
 
 use clap::Args;
-use kiln_builder::ImageDetails;
+use kiln_builder::{ImageDetails, PlatformImage};
 use serde_json::{Value, json};
 
 use crate::message::Failure;
@@ -26,13 +26,23 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn document(image: &ImageDetails) -> Value {
-    json!({
+    let mut document = json!({
         "name": image.name,
-        "digest": image.digest.to_string(),
-        "id": image.manifest.config.digest.to_string(),
+        "digest": image.descriptor.digest.to_string(),
+        "id": image.id().map(|id| id.to_string()),
         "size": image.size,
         "descriptor": image.descriptor,
-        "manifest": image.manifest,
-        "config": image.config,
-    })
+    });
+    let parts = |image: &PlatformImage| json!({"manifest": image.manifest, "config": image.config});
+    match (&image.index, &image.images[..]) {
+        (None, [only]) => {
+            document["manifest"] = json!(only.manifest);
+            document["config"] = json!(only.config);
+        }
+        (index, images) => {
+            document["index"] = json!(index);
+            document["images"] = images.iter().map(parts).collect();
+        }
+    }
+    document
 }

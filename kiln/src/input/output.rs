@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kiln_builder::{BuildError, Compression, Destination, Output};
+use kiln_builder::{BuildError, Compression, Destination, LayerOptions, Output};
 use kiln_frontend::dockerfile::{csv, suggest};
 use kiln_oci::Reference;
 
@@ -41,6 +41,8 @@ const LATER: [&str; 14] = [
     "mode",
     "context",
 ];
+
+const TYPES: &str = "types: image, registry, oci, docker, local, tar, cacheonly";
 
 #[derive(Default)]
 struct Fields {
@@ -119,7 +121,7 @@ impl Fields {
 
     fn finish(self, current: &Path) -> Result<Parsed, BuildError> {
         let Some(kind) = self.kind.as_deref() else {
-            return Err(BuildError::input("`type` is missing").hint("types: image, registry, oci, docker, local, tar"));
+            return Err(BuildError::input("`type` is missing").hint(TYPES));
         };
         let belongs = |key: &str, given: bool, kinds: &[&str]| {
             let fits = !given || kinds.contains(&kind);
@@ -133,14 +135,15 @@ impl Fields {
         belongs("compression", self.compression.is_some(), &["image", "registry", "oci", "docker"])?;
         belongs("name", !self.names.is_empty(), &["image", "registry", "oci", "docker"])?;
         belongs("dest", self.destination.is_some(), &["oci", "docker", "local", "tar"])?;
-        let compression = self.compression.unwrap_or(Compression::Gzip);
+        let usual = LayerOptions::default();
+        let layers = LayerOptions { compression: self.compression.unwrap_or(usual.compression) };
         let stream = || match self.destination.as_deref() {
             None | Some("-" | "") => Destination::Stdout,
             Some(path) => Destination::File(current.join(path)),
         };
         let output = match kind {
-            "image" => Output::Image { push: self.push.unwrap_or(false), compression },
-            "registry" => Output::Image { push: self.push.unwrap_or(true), compression },
+            "image" => Output::Image { push: self.push.unwrap_or(false), layers },
+            "registry" => Output::Image { push: self.push.unwrap_or(true), layers },
             "tar" => Output::Tar { destination: stream() },
             "local" => match self.destination.as_deref() {
                 None | Some("") => return Err(BuildError::input("`type=local` needs `dest=DIRECTORY`")),
@@ -155,18 +158,18 @@ impl Fields {
                 if !tar && destination == Destination::Stdout {
                     return Err(BuildError::input("`tar=false` needs `dest=DIRECTORY`"));
                 }
-                Output::Oci { destination, tar, compression }
+                Output::Oci { destination, tar, layers }
             }
             "docker" => {
                 if self.tar == Some(false) {
                     return Err(BuildError::input("`tar=false` does not go with `type=docker`")
                         .hint("use `type=oci,tar=false`"));
                 }
-                Output::Docker { destination: stream(), compression }
+                Output::Docker { destination: stream(), layers }
             }
+            "cacheonly" => Output::CacheOnly,
             other => {
-                return Err(BuildError::input(format!("unknown type `{other}`"))
-                    .hint("types: image, registry, oci, docker, local, tar"));
+                return Err(BuildError::input(format!("unknown type `{other}`")).hint(TYPES));
             }
         };
         Ok(Parsed { output, names: self.names })
@@ -198,12 +201,12 @@ pub fn combine(mut outputs: Vec<Output>, push: bool, load: bool) -> Result<Vec<O
             }
         }
         if !pushed {
-            outputs.push(Output::Image { push: true, compression: Compression::Gzip });
+            outputs.push(Output::Image { push: true, layers: LayerOptions::default() });
         }
     }
     // The store is where `--load` would bring the image, and it is there anyway unless only other outputs are asked for.
     if load && !outputs.is_empty() && !outputs.iter().any(|output| matches!(output, Output::Image { .. })) {
-        outputs.push(Output::Image { push: false, compression: Compression::Gzip });
+        outputs.push(Output::Image { push: false, layers: LayerOptions::default() });
     }
     if outputs.iter().filter(|output| to_stdout(output)).count() > 1 {
         return Err(BuildError::input("only one `--output` can go to standard output"));
@@ -217,7 +220,7 @@ pub fn to_stdout(output: &Output) -> bool {
         Output::Oci { destination, .. } | Output::Docker { destination, .. } | Output::Tar { destination } => {
             *destination == Destination::Stdout
         }
-        Output::Image { .. } | Output::Local { .. } => false,
+        Output::Image { .. } | Output::Local { .. } | Output::CacheOnly => false,
     }
 }
 
@@ -237,7 +240,7 @@ pub fn check_destinations(outputs: &[Output], stdout_is_terminal: bool) -> Resul
             Output::Oci { destination, .. } | Output::Docker { destination, .. } | Output::Tar { destination } => {
                 check_stream(destination, stdout_is_terminal)?;
             }
-            Output::Image { .. } => {}
+            Output::Image { .. } | Output::CacheOnly => {}
         }
     }
     Ok(())
@@ -307,17 +310,19 @@ mod tests {
 
     #[test]
     fn the_long_forms() {
-        let compression = Compression::Gzip;
-        good("type=oci,dest=a.tar", Output::Oci { destination: file("/here/a.tar"), tar: true, compression });
-        good("type=oci", Output::Oci { destination: Destination::Stdout, tar: true, compression });
+        let layers = LayerOptions::default();
+        let zstd = LayerOptions { compression: Compression::Zstd };
+        good("type=cacheonly", Output::CacheOnly);
+        good("type=oci,dest=a.tar", Output::Oci { destination: file("/here/a.tar"), tar: true, layers });
+        good("type=oci", Output::Oci { destination: Destination::Stdout, tar: true, layers });
         good(
             "type=oci,tar=false,dest=d,compression=zstd",
-            Output::Oci { destination: file("/here/d"), tar: false, compression: Compression::Zstd },
+            Output::Oci { destination: file("/here/d"), tar: false, layers: zstd },
         );
-        good("type=docker", Output::Docker { destination: Destination::Stdout, compression });
-        good("type=docker,\"dest=a,b\"", Output::Docker { destination: file("/here/a,b"), compression });
-        good("type=registry", Output::Image { push: true, compression });
-        good("type=image,push=1", Output::Image { push: true, compression });
+        good("type=docker", Output::Docker { destination: Destination::Stdout, layers });
+        good("type=docker,\"dest=a,b\"", Output::Docker { destination: file("/here/a,b"), layers });
+        good("type=registry", Output::Image { push: true, layers });
+        good("type=image,push=1", Output::Image { push: true, layers });
         good("type=tar,dest=-", Output::Tar { destination: Destination::Stdout });
         good("type=local,dest=x,x-anything=1", Output::Local { directory: "/here/x".into() });
     }
@@ -351,9 +356,9 @@ mod tests {
 
     #[test]
     fn push_joins_an_image_output_or_adds_one() {
-        let compression = Compression::Zstd;
-        let one = combine(vec![Output::Image { push: false, compression }], true, false).unwrap();
-        assert_eq!(one, [Output::Image { push: true, compression }]);
+        let layers = LayerOptions { compression: Compression::Zstd };
+        let one = combine(vec![Output::Image { push: false, layers }], true, false).unwrap();
+        assert_eq!(one, [Output::Image { push: true, layers }]);
         let local = Output::Local { directory: "x".into() };
         assert_eq!(combine(vec![local.clone()], true, true).unwrap().len(), 2);
         assert_eq!(combine(vec![local], false, true).unwrap().len(), 2);

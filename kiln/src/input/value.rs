@@ -63,8 +63,10 @@ pub fn labels(texts: &[String]) -> Result<BTreeMap<String, String>, BuildError> 
 pub fn platforms(texts: &[String]) -> Result<Vec<Platform>, BuildError> {
     let mut platforms = Vec::new();
     for text in texts.iter().flat_map(|text| text.split(',')).filter(|text| !text.is_empty()) {
-        let platform: Platform =
-            text.parse().map_err(|error| BuildError::input(format!("invalid platform `{text}`: {error}")))?;
+        let platform = match text {
+            "local" => Platform::host(),
+            _ => text.parse().map_err(|error| BuildError::input(format!("invalid platform `{text}`: {error}")))?,
+        };
         let platform = platform.normalized();
         if !platforms.contains(&platform) {
             platforms.push(platform);
@@ -222,5 +224,6 @@ mod tests {
             .collect();
         assert_eq!(shown, ["linux/amd64", "linux/arm64"]);
         assert!(platforms(&texts(&["linux/"])).is_err());
+        assert_eq!(platforms(&texts(&["local"])).unwrap(), [Platform::host().normalized()]);
     }
 }
