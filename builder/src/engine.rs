@@ -16,6 +16,7 @@ use crate::entitlement;
 use crate::error::{BuildError, Kind, chain};
 use crate::export::output::{self, Exporter};
 use crate::layers::Layers;
+use crate::op::exec::SharedNetwork;
 use crate::plan::{self, Planned};
 use crate::progress::StepId;
 use crate::request::{BuildRequest, BuildResult};
@@ -117,6 +118,7 @@ impl Engine {
         let _lock = self.store.lock_shared().map_err(|error| environment(&error))?;
         // What a killed build left is nobody's.
         self.store.sweep().map_err(|error| environment(&error))?;
+        kiln_runtime::network::sweep();
         let steps = client.steps.clone();
         let mut retries = 0;
         let mut changes = 0;
@@ -175,6 +177,7 @@ impl Engine {
         entitlement::check(&planned, &request.allowed)?;
         output::check(request, &planned)?;
         warn(request, planned.definition, &planned.warnings, &work.steps);
+        let network = SharedNetwork::default();
         let solver = Solver {
             store: &self.store,
             layers: work.layers.clone(),
@@ -188,11 +191,13 @@ impl Engine {
             program_path: &self.program_path,
             footing: &self.footing,
             told_footing: Once::new(),
+            network: &network,
             jobs: request.jobs,
             compression: output::layer_options(request).map(|options| options.compression),
         };
         let roots: Vec<_> = planned.roots().collect();
         let solution = solver.solve(&roots)?;
+        let _closing = network.close();
         warn(request, planned.definition, &solution.warnings, &work.steps);
         let exporter = Exporter { store: &self.store, work, request, client, planned: &planned, solution: &solution };
         let image = exporter.export()?;

@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             fs::create_dir_all(&work)?;
             let root = Root { lowers: vec![dir.path().join("base")], upper, work };
             let mut spec = Spec::new(root, ["/bin/true"]);
-            spec.network = network;
+            spec.network = network.clone();
             let start = Instant::now();
             let outcome = run(&program, &spec, &mut |_| {}, &Cancel::new())?;
             sandboxed.push(start.elapsed());

@@ -1,7 +1,7 @@
 //! The content of `/etc/resolv.conf`.
 //!
 //! With the host's network it is the host's file as it is. Elsewhere resolvers on the host's loopback cannot be reached and
-//! are left out, and the lines come in a fixed order: nameservers, search, options, the rest.
+//! are left out, or replaced by a bridge to them, and the lines come in a fixed order: nameservers, search, options, the rest.
 
 use std::fs;
 use std::net::IpAddr;
@@ -15,15 +15,29 @@ const FALLBACK: [&str; 4] = ["8.8.8.8", "8.8.4.4", "2001:4860:4860::8888", "2001
 const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
 
 /// Returns the file for a sandbox with this network, from the host's.
-pub fn load(network: Network) -> String {
-    let mut source = read("/etc/resolv.conf");
-    if network == Network::Host {
-        return host(source);
+pub fn load(network: &Network) -> String {
+    match network {
+        Network::Host => host(read("/etc/resolv.conf")),
+        Network::None => private(&behind_stub(), None),
+        Network::Private { resolver, .. } => private(&behind_stub(), *resolver),
     }
-    if nameservers(&source).eq(["127.0.0.53"]) {
-        source = read(BEHIND_STUB);
+}
+
+/// Returns the resolvers of the host that a private network cannot reach, where it has no others.
+pub fn loopback_servers() -> Vec<IpAddr> {
+    let source = behind_stub();
+    let servers: Vec<IpAddr> = nameservers(&source).filter_map(|server| server.parse().ok()).collect();
+    if servers.iter().all(IpAddr::is_loopback) { servers } else { Vec::new() }
+}
+
+/// The host's file, or what systemd's stub in it stands for.
+fn behind_stub() -> String {
+    let source = read("/etc/resolv.conf");
+    if !nameservers(&source).eq(["127.0.0.53"]) {
+        return source;
     }
-    private(&source)
+    let real = read(BEHIND_STUB);
+    if nameservers(&real).next().is_some() { real } else { source }
 }
 
 // A host without the file is as good as one with an empty file; a broken encoding is kept as far as it can be read.
@@ -39,14 +53,18 @@ fn nameservers(source: &str) -> impl Iterator<Item = &str> {
 }
 
 fn host(source: String) -> String {
-    if nameservers(&source).next().is_some() { source } else { private(&source) }
+    if nameservers(&source).next().is_some() { source } else { private(&source, None) }
 }
 
-fn private(source: &str) -> String {
+fn private(source: &str, resolver: Option<IpAddr>) -> String {
     let is_loopback = |server: &&str| server.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    let mut servers: Vec<&str> = nameservers(source).filter(|server| !is_loopback(server)).collect();
+    let mut servers: Vec<String> =
+        nameservers(source).filter(|server| !is_loopback(server)).map(str::to_owned).collect();
     if servers.is_empty() {
-        servers.extend(FALLBACK);
+        match resolver {
+            Some(address) => servers.push(address.to_string()),
+            None => servers.extend(FALLBACK.map(str::to_owned)),
+        }
     }
     let mut search = None;
     let mut options = Vec::new();
@@ -80,12 +98,15 @@ mod tests {
     fn a_private_network_gets_no_loopback_resolvers_and_a_fixed_order() {
         let source = "# c\nsortlist 1.2.3.4\noptions a\nsearch x\nnameserver 127.0.0.1\nnameserver ::1\nnameserver 9.9.9.9\n\
                       domain  y z\noptions b\n";
-        assert_eq!(private(source), "nameserver 9.9.9.9\nsearch y z\noptions a b\nsortlist 1.2.3.4\n");
+        assert_eq!(private(source, None), "nameserver 9.9.9.9\nsearch y z\noptions a b\nsortlist 1.2.3.4\n");
     }
 
     #[test]
     fn without_a_resolver_there_are_known_ones() {
-        assert_eq!(private("nameserver 127.0.0.1").lines().count(), 4);
+        assert_eq!(private("nameserver 127.0.0.1", None).lines().count(), 4);
+        let bridge = IpAddr::from([127, 0, 0, 11]);
+        assert_eq!(private("nameserver 127.0.0.1\nsearch a", Some(bridge)), "nameserver 127.0.0.11\nsearch a\n");
+        assert_eq!(private("nameserver 9.9.9.9", Some(bridge)), "nameserver 9.9.9.9\n");
         assert_eq!(host("search a\n".to_owned()).lines().count(), 5);
     }
 

@@ -167,7 +167,7 @@ fn plan(spec: &Spec) -> Result<Plan, RunError> {
         Isolation::UserNamespace => seccomp::answers::filter(false),
         Isolation::Root | Isolation::Chroot => None,
     };
-    Ok(Plan { spec: spec.clone(), hosts, resolv: resolv::load(spec.network), filter, answers })
+    Ok(Plan { spec: spec.clone(), hosts, resolv: resolv::load(&spec.network), filter, answers })
 }
 
 /// What was heard from the helper.

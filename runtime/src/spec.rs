@@ -3,6 +3,7 @@
 //! Paths of the host must be UTF-8 and absolute; paths inside the sandbox are strings as the Dockerfile wrote them.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -97,12 +98,19 @@ pub struct Root {
 }
 
 /// Which network a command sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Network {
     /// The network of the host.
     Host,
     /// A namespace of its own with nothing but a loopback device.
     None,
+    /// A namespace that is there: a [`PrivateNetwork`](crate::PrivateNetwork).
+    Private {
+        /// Where it can be opened.
+        namespace: PathBuf,
+        /// A resolver inside that leads to those of the host, where these cannot be reached.
+        resolver: Option<IpAddr>,
+    },
 }
 
 /// How much a command may do.

@@ -24,6 +24,12 @@ pub fn unshare(flags: UnshareFlags) -> io::Result<()> {
     Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
 }
 
+/// Leaves namespaces with the calling thread alone, in a process that has others.
+pub fn unshare_thread(flags: UnshareFlags) -> io::Result<()> {
+    // SAFETY: as above; the namespaces asked for are of the thread, and change no memory or descriptor.
+    Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
+}
+
 /// Sends SIGTERM to every process this one can see except the first and itself.
 pub fn terminate_all() {
     // SAFETY: sends a signal; no memory is involved. The caller is in the sandbox's pid namespace.

@@ -4,6 +4,7 @@ mod agent;
 mod cache_mount;
 mod failure;
 mod mounts;
+mod network;
 
 use std::fs;
 use std::io;
@@ -12,13 +13,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use kiln_cache::layer::{self, Notes};
-use kiln_frontend::graph::{Exec, MountKind, Network, Security};
+use kiln_frontend::graph::{self, Exec, MountKind, Security};
 use kiln_oci::Digest;
 use kiln_runtime::{self as runtime, Event, Isolation, Stream};
 
 use self::cache_mount::{Caches, Waiting};
 use self::failure::{Tail, command_failed, not_run};
 pub use self::mounts::fingerprints;
+pub use self::network::SharedNetwork;
 use crate::error::{BuildError, chain};
 use crate::progress::OutputStream;
 use crate::solver::{Job, Solver};
@@ -29,8 +31,13 @@ use crate::solver::{Job, Solver};
 /// When the sandbox cannot be set up, or the command fails.
 pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), BuildError> {
     let isolation = isolation(solver, job)?;
-    let layers = job.base();
-    let mut lowers = solver.layers.directories(layers)?;
+    let (connection, lowers) = std::thread::scope(|scope| {
+        // The first command's network is made while its layers are fetched.
+        let connecting = scope.spawn(|| solver.network.connect(op.network));
+        let lowers = solver.layers.directories(job.base());
+        (connecting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), lowers)
+    });
+    let mut lowers = lowers?;
     lowers.reverse();
     let scratch = solver.store.scratch("exec").map_err(|error| BuildError::environment(chain(&error)))?;
     let upper = directory(scratch.path(), "upper").map_err(|error| scratch_failed(scratch.path(), &error))?;
@@ -47,16 +54,13 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
     if !op.hostname.is_empty() {
         spec.hostname.clone_from(&op.hostname);
     }
-    spec.extra_hosts = op.extra_hosts.clone();
+    spec.extra_hosts =
+        op.extra_hosts.iter().filter_map(|host| reachable(host, connection.gateway.as_deref())).collect();
     spec.shm_size = op.shm_size;
-    spec.network = match op.network {
-        Network::None => runtime::Network::None,
-        Network::Host => runtime::Network::Host,
-        Network::Default => {
-            job.step().note("network: this RUN uses the host's network (`--network=none` gives it none)");
-            runtime::Network::Host
-        }
-    };
+    if let Some(note) = connection.note {
+        job.step().note(note);
+    }
+    spec.network = connection.network;
     // Whether it may be insecure was asked before anything ran.
     spec.security = match op.security {
         Security::Sandbox => runtime::Security::Sandbox,
@@ -136,6 +140,12 @@ fn isolation(solver: &Solver, job: &Job) -> Result<Isolation, BuildError> {
         solver.told_footing.call_once(|| job.step().note(format!("sandbox: {footing}")));
     }
     Ok(isolation)
+}
+
+/// Returns a line for `/etc/hosts`, with the host's address for `host-gateway`; none where the host cannot be reached.
+fn reachable((name, address): &(String, String), gateway: Option<&str>) -> Option<(String, String)> {
+    let address = if address == graph::HOST_GATEWAY { gateway? } else { address };
+    Some((name.clone(), address.to_owned()))
 }
 
 fn directory(parent: &Path, name: &str) -> io::Result<PathBuf> {

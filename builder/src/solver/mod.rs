@@ -26,6 +26,7 @@ use crate::error::{BuildError, chain};
 use crate::fetch::FetchedContext;
 use crate::layers::Layers;
 use crate::op::content::Contents;
+use crate::op::exec::SharedNetwork;
 use crate::source::image::Resolved;
 use crate::source::local::LocalContext;
 use crate::step::Steps;
@@ -58,6 +59,8 @@ pub struct Solver<'a> {
     pub footing: &'a Footing,
     /// Whether the user has been told of it.
     pub told_footing: Once,
+    /// What commands share that say nothing about their network.
+    pub network: &'a SharedNetwork,
     /// How many commands may run at the same time.
     pub jobs: Option<usize>,
     /// What the layers of the result are to be compressed with; `None` when nobody wants blobs.

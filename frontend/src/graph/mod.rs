@@ -169,6 +169,9 @@ pub struct Exec {
     pub devices: Vec<(String, bool)>,
 }
 
+/// Stands for the address of the host in [`Exec::extra_hosts`].
+pub const HOST_GATEWAY: &str = "host-gateway";
+
 /// Which network a command sees.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Network {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use kiln_builder::BuildError;
-use kiln_frontend::graph::Network;
+use kiln_frontend::graph::{HOST_GATEWAY, Network};
 use kiln_oci::{Platform, Reference};
 use kiln_runtime::{Isolation, IsolationError};
 
@@ -106,9 +106,8 @@ fn host(text: &str) -> Result<(String, String), BuildError> {
     if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(wrong("the name is missing or has blanks in it"));
     }
-    if address == "host-gateway" {
-        return Err(wrong("`host-gateway` is not supported")
-            .hint("commands use the network of this machine: `127.0.0.1` is the host"));
+    if address == HOST_GATEWAY {
+        return Ok((name.to_owned(), address.to_owned()));
     }
     let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
     let address: IpAddr = bare.parse().map_err(|_| wrong(&format!("`{bare}` is not an IP address")))?;
@@ -199,10 +198,10 @@ mod tests {
 
     #[test]
     fn hosts_have_addresses() {
-        let hosts = hosts(&texts(&["a:1.2.3.4", "b=::1", "c:[fe80::1]", "d:::2"])).unwrap();
+        let hosts = hosts(&texts(&["a:1.2.3.4", "b=::1", "c:[fe80::1]", "d:::2", "e:host-gateway"])).unwrap();
         let shown: Vec<_> = hosts.iter().map(|(name, address)| format!("{name} {address}")).collect();
-        assert_eq!(shown, ["a 1.2.3.4", "b ::1", "c fe80::1", "d ::2"]);
-        for wrong in ["a", "a:", ":1.2.3.4", "a b:1.2.3.4", "a:1.2.3.4\nb", "a:host-gateway", "a:example.com"] {
+        assert_eq!(shown, ["a 1.2.3.4", "b ::1", "c fe80::1", "d ::2", "e host-gateway"]);
+        for wrong in ["a", "a:", ":1.2.3.4", "a b:1.2.3.4", "a:1.2.3.4\nb", "a:example.com"] {
             assert!(super::hosts(&texts(&[wrong])).is_err(), "{wrong:?}");
         }
     }

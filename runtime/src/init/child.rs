@@ -5,13 +5,13 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::process::{Signal, set_parent_process_death_signal};
-use rustix::thread::UnshareFlags;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use crate::cgroup::{self, Group};
 use crate::error::{Doing, SetupError, reason};
@@ -103,8 +103,10 @@ fn build(
 
 fn leave_namespaces(spec: &Spec) -> Result<(), SetupError> {
     let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
-    if spec.network == Network::None {
-        flags |= UnshareFlags::NEWNET;
+    match &spec.network {
+        Network::Host => {}
+        Network::None => flags |= UnshareFlags::NEWNET,
+        Network::Private { namespace, .. } => join_network(namespace)?,
     }
     if cgroup::is_unified() {
         flags |= UnshareFlags::NEWCGROUP;
@@ -118,6 +120,13 @@ fn leave_namespaces(spec: &Spec) -> Result<(), SetupError> {
         sys::loopback_up().doing(|| "switch the loopback device on".to_owned())?;
     }
     Ok(())
+}
+
+fn join_network(path: &Path) -> Result<(), SetupError> {
+    let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| "open the private network".to_owned())?;
+    let kind = Some(LinkNameSpaceType::Network);
+    move_into_link_name_space(namespace.as_fd(), kind).doing(|| "enter the private network".to_owned())
 }
 
 /// The directories of the root file system, opened, and the workshop.

@@ -7,3 +7,4 @@ mod inside;
 mod layers;
 mod limits;
 mod mounts;
+mod network;

@@ -1,0 +1,168 @@
+//! The private network of a build, and what is left of it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use kiln_runtime::PrivateNetwork;
+use kiln_testkit::{Bed, DockerRegistry, Need, host};
+
+use crate::fixture::{bed, build, busybox, dockerfile, unable};
+
+/// Returns true, after saying so, where there can be no private network.
+fn has_none() -> bool {
+    unable()
+        || PrivateNetwork::open().is_err_and(|error| {
+            println!("skipped: {error}");
+            true
+        })
+}
+
+/// The links of this machine's that are ours.
+fn links() -> BTreeSet<String> {
+    let links = fs::read_dir("/sys/class/net").expect("sysfs").flatten();
+    links.map(|link| link.file_name().to_string_lossy().into_owned()).filter(|name| name.starts_with("kiln")).collect()
+}
+
+/// Waits until the links of a process are gone: the kernel takes them away when it has the time.
+#[track_caller]
+fn wait_until_gone(process: u32) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let prefix = format!("kiln{process}n");
+    while links().iter().any(|link| link.starts_with(&prefix)) {
+        assert!(Instant::now() < deadline, "left: {:?}", links());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn commands_share_a_private_network_that_has_names_and_a_gateway() {
+    if has_none() {
+        return;
+    }
+    let registry = DockerRegistry::empty();
+    let bed = bed();
+    let text = format!(
+        "FROM busybox\n\
+         RUN ip -o -4 addr show eth0 | grep -o 'inet [0-9.]*' > /first && ! wget -q -O /dev/null http://{0}/v2/\n\
+         RUN ip -o -4 addr show eth0 | grep -o 'inet [0-9.]*' | cmp - /first && ip route | grep -q ^default\n\
+         RUN test \"$(sed -n 's/\\tgate.way$//p' /etc/hosts)\" = \"$(ip route | sed -n 's/default via \\([^ ]*\\) .*/\\1/p')\"\n\
+         RUN --network=none ! grep gate.way /etc/hosts\n\
+         RUN --network=host grep '^127.0.0.1.gate.way$' /etc/hosts && wget -q -O /dev/null http://{0}/v2/\n",
+        registry.address()
+    );
+    dockerfile(&bed, "context", &text);
+    let outcome =
+        build(&bed, "context").args(["--add-host=Gate.Way:host-gateway", "--allow=network.host"]).run().success();
+    assert!(!outcome.stderr.contains("the host's network"), "{outcome}");
+    bed.assert_tidy();
+}
+
+#[test]
+fn builds_at_the_same_time_have_networks_of_their_own() {
+    if has_none() {
+        return;
+    }
+    let beds: Vec<Bed> = (0..3).map(|_| bed()).collect();
+    let running: Vec<_> = beds
+        .iter()
+        .map(|bed| {
+            dockerfile(bed, "context", "FROM busybox\nRUN ip -o -4 addr show eth0 | grep -o 'inet [0-9.]*'; sleep 1\n");
+            build(bed, "context").start()
+        })
+        .collect();
+    let addresses: BTreeSet<String> = running
+        .into_iter()
+        .map(|running| {
+            let outcome = running.wait().success();
+            outcome.stderr.lines().find(|line| line.contains(" inet ")).expect("an address").to_owned()
+        })
+        .collect();
+    assert_eq!(addresses.len(), 3, "{addresses:?}");
+}
+
+#[test]
+fn an_interrupt_or_a_kill_takes_the_wire_down() {
+    if has_none() {
+        return;
+    }
+    let bed = bed();
+    dockerfile(&bed, "context", "FROM busybox\nRUN echo up; sleep 604\n");
+    for stop in [kiln_testkit::Running::interrupt, kiln_testkit::Running::kill] {
+        let mut running = build(&bed, "context").start();
+        running.wait_for(" up\n");
+        let process = running.pid();
+        assert!(links().iter().any(|link| link.starts_with(&format!("kiln{process}n"))), "{:?}", links());
+        stop(&running);
+        running.wait();
+        wait_until_gone(process);
+    }
+}
+
+/// In a network namespace of its own, where nobody else builds: what the host is like before, while and after.
+const LIFE: &str = r#"
+look() { echo "$1: forwarding $(cat /proc/sys/net/ipv4/ip_forward) tables $(nft list tables | grep -c kiln)"; }
+quickly() { for i in $(seq 1000); do "$@" && return; sleep 0.01; done; echo "never: $*"; exit 1; }
+state=/run/kiln/network-$(stat -Lc %i /proc/self/ns/net)
+trap 'rm -rf "$state"' EXIT
+look before
+"$@" --build-arg N=1 2>&1 | grep -o ' inet 10.*/30'
+look after
+"$@" --build-arg N=600 2>/dev/null & kiln=$!
+quickly grep -q 1 /proc/sys/net/ipv4/ip_forward
+quickly sh -c 'nft list tables | grep -q kiln'
+look during
+kill -KILL $kiln; wait
+quickly sh -c '! nft list tables | grep -q kiln'
+look killed
+"$@" --target=empty 2>/dev/null
+look swept
+ls "$state"
+"#;
+
+#[test]
+fn forwarding_and_rules_are_put_back_also_after_a_kill() {
+    if has_none() || host().lacks(&[Need::Tool("unshare"), Need::Tool("nft")]) {
+        return;
+    }
+    let bed = Bed::new("unshare");
+    bed.write(
+        "context/Dockerfile",
+        "FROM scratch AS empty\nFROM busybox\nARG N\nRUN ip -o -4 addr show eth0; test $N = 1 || sleep $N\n",
+    );
+    let outcome = bed
+        .kiln(["-n", "sh", "-c", LIFE, "sh", env!("CARGO_BIN_EXE_kiln"), "build", "--progress=plain"])
+        .args(["--build-context", &busybox()])
+        .arg(bed.path("context"))
+        .run()
+        .success();
+    assert_eq!(
+        String::from_utf8_lossy(&outcome.stdout),
+        "before: forwarding 0 tables 0\n inet 10.143.0.2/30\nafter: forwarding 0 tables 0\n\
+         during: forwarding 1 tables 1\nkilled: forwarding 1 tables 0\nswept: forwarding 0 tables 0\nlock\n"
+    );
+}
+
+#[test]
+fn in_a_user_namespace_another_program_is_the_way_out() {
+    let tools = [Need::Tool("unshare"), Need::Tool("slirp4netns")];
+    if unable() || host().lacks(&tools) || fs::File::open("/dev/net/tun").is_err() {
+        return;
+    }
+    let registry = DockerRegistry::empty();
+    let bed = Bed::new("unshare");
+    let text = format!(
+        "FROM busybox\nRUN ip -o -4 addr show eth0 | grep -o 'inet [0-9.]*' && ! wget -q -O /dev/null http://{0}/v2/\n",
+        registry.address()
+    );
+    dockerfile(&bed, "context", &text);
+    let outcome = bed
+        .kiln(["--map-root-user", env!("CARGO_BIN_EXE_kiln"), "build", "--progress=plain"])
+        .args(["--build-context", &busybox()])
+        .arg(bed.path("context"))
+        .run()
+        .success();
+    let outcome = outcome.says(&[" inet 10.0.2.100\n"]);
+    assert!(!outcome.stderr.contains("the host's network"), "{outcome}");
+    bed.assert_tidy();
+}
