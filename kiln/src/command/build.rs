@@ -189,7 +189,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         let error = BuildError::input(found.message.clone());
         return Err(failed(BuildError { diagnostics: vec![found], ..error }));
     }
-    request.options.ignore = contexts.ignored();
+    request.options.ignore = contexts.ignored()?;
     if let Some(path) = arguments.iidfile.as_ref().filter(|_| call.method == Method::Build) {
         // The id of an earlier build must not be taken for this one's.
         let _ = std::fs::remove_file(path);

@@ -68,22 +68,25 @@ impl LocalContexts {
         }
         let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path);
         let read = file.and_then(|file| patterns(&file));
-        let patterns = read.map_err(|error| BuildError::input(in_file(name, &error).to_string()))?;
+        let patterns = read.map_err(|error| unusable(&in_file(name, &error)))?;
         self.ignore = Some((name.to_owned(), patterns));
         Ok(self)
     }
 
-    /// Returns what the main context leaves out. An ignore file that cannot be read says nothing here: who opens the
-    /// context hears of it.
-    pub fn ignored(&self) -> Option<Patterns> {
-        match (&self.main, &self.ignore) {
-            (Main::Directory(_), Some((_, patterns))) => Some(patterns.clone()),
-            (Main::Directory(path), None) => {
-                let directory = File::options().read(true).custom_flags(OFlags::DIRECTORY.bits() as i32).open(path);
-                context_ignore_file(directory.ok()?).ok()?.map(|(_, patterns)| patterns)
-            }
-            (Main::Empty, _) => None,
-        }
+    /// Returns what the main context leaves out.
+    ///
+    /// # Errors
+    /// When the ignore file cannot be read or is malformed: no build begins with such a one, whether it needs the context
+    /// or not.
+    pub fn ignored(&self) -> Result<Option<Patterns>, BuildError> {
+        let (Main::Directory(path), None) = (&self.main, &self.ignore) else {
+            return Ok(self.ignore.as_ref().map(|(_, patterns)| patterns.clone()));
+        };
+        let directory = File::options().read(true).custom_flags(OFlags::DIRECTORY.bits() as i32).open(path);
+        // Who needs the files hears why the directory cannot be opened.
+        let Ok(directory) = directory else { return Ok(None) };
+        let found = context_ignore_file(directory).map_err(|error| unusable(&error))?;
+        Ok(found.map(|(_, patterns)| patterns))
     }
 }
 
@@ -152,7 +155,7 @@ fn own_ignore_file(build_file: &Path) -> Result<Option<(String, Patterns)>, Buil
     let name = Path::new(&path).file_name().unwrap_or_default().to_string_lossy().into_owned();
     match File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&path) {
         Ok(file) => {
-            let patterns = patterns(&file).map_err(|error| BuildError::input(in_file(&name, &error).to_string()))?;
+            let patterns = patterns(&file).map_err(|error| unusable(&in_file(&name, &error)))?;
             Ok(Some((name, patterns)))
         }
         // What cannot be read is as good as absent, with BuildKit too.
@@ -171,6 +174,17 @@ fn patterns(file: &File) -> io::Result<Patterns> {
     }
     dockerignore::parse(&String::from_utf8_lossy(&bytes))
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("line {}: {error}", error.line())))
+}
+
+/// The error about an ignore file.
+fn unusable(error: &io::Error) -> BuildError {
+    let wrong = BuildError::input(error.to_string());
+    match error.kind() {
+        io::ErrorKind::InvalidData => wrong.hint(
+            "a class like `[a-z]` must be closed and have something in it; a backslash makes the next character stand for itself",
+        ),
+        _ => wrong,
+    }
 }
 
 fn in_file(name: &str, error: &io::Error) -> io::Error {
@@ -309,6 +323,19 @@ mod tests {
         assert_eq!(open(), ".dockerignore");
         std::fs::write(here.path().join("Dockerfile.dockerignore"), "").unwrap();
         assert_eq!(open(), "Dockerfile.dockerignore");
+    }
+
+    #[test]
+    fn a_malformed_ignore_file_is_told_once_and_early() {
+        let here = tempfile::tempdir().unwrap();
+        std::fs::write(here.path().join(".dockerignore"), "a\n[\n").unwrap();
+        let main = Main::Directory(here.path().to_owned());
+        let contexts = LocalContexts::new(main, None, BTreeMap::new()).unwrap();
+        let error = contexts.ignored().unwrap_err();
+        assert_eq!(error.message, "cannot use `.dockerignore`: line 2: syntax error in pattern");
+        assert!(error.hint.is_some());
+        std::fs::write(here.path().join(".dockerignore"), "a\n").unwrap();
+        assert!(contexts.ignored().unwrap().is_some());
     }
 
     #[test]
