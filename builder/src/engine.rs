@@ -192,6 +192,7 @@ impl Engine {
             footing: &self.footing,
             told_footing: Once::new(),
             network: &network,
+            resources: &request.resources,
             jobs: request.jobs,
             compression: output::layer_options(request).map(|options| options.compression),
         };

@@ -31,6 +31,7 @@ pub use entitlement::Entitlement;
 pub use error::{BuildError, Kind};
 pub use fetch::{ARCHIVE_HEAD, FetchedContext, Fetcher, is_archive};
 pub use images::{ImageDetails, ImageSummary, PlatformImage, PruneOptions, Pruned};
+pub use kiln_runtime::Resources;
 pub use request::{BuildFile, BuildRequest, BuildResult, BuiltImage, Compression, Destination, LayerOptions, Output};
 pub use step::Steps;
 pub use survey::{SeenFile, survey};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use kiln_frontend::lower;
 use kiln_oci::{Descriptor, Digest, Platform, Reference};
+use kiln_runtime::Resources;
 
 use crate::entitlement::Entitlement;
 
@@ -27,6 +28,8 @@ pub struct BuildRequest {
     pub pull: bool,
     /// What the build file may do beyond the ordinary.
     pub allowed: BTreeSet<Entitlement>,
+    /// What each command may use; never part of a key.
+    pub resources: Resources,
     /// How many commands may run at the same time; `None` for as many as are ready.
     pub jobs: Option<usize>,
 }

@@ -64,6 +64,7 @@ pub mod tests {
             outputs: Vec::new(),
             pull: false,
             allowed: Default::default(),
+            resources: Default::default(),
             jobs: None,
         }
     }

@@ -264,6 +264,16 @@ pub fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     .map(drop)
 }
 
+/// Returns the most that a limit can be set to without the right to raise it.
+pub fn hard_limit(resource: u32) -> io::Result<u64> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: no new limit is given, the old one is written to `limit`, pid 0 is ourselves.
+    check(unsafe {
+        libc::syscall(libc::SYS_prlimit64, 0, resource, std::ptr::null::<libc::rlimit64>(), &raw mut limit)
+    })?;
+    Ok(limit.rlim_max)
+}
+
 /// Switches the network device `lo` on.
 pub fn loopback_up() -> io::Result<()> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};

@@ -3,6 +3,7 @@
 mod agent;
 mod cache_mount;
 mod failure;
+mod limits;
 mod mounts;
 mod network;
 
@@ -57,6 +58,9 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
     spec.extra_hosts =
         op.extra_hosts.iter().filter_map(|host| reachable(host, connection.gateway.as_deref())).collect();
     spec.shm_size = op.shm_size;
+    spec.rlimits = limits::rlimits(&op.ulimits);
+    spec.resources = solver.resources.clone();
+    spec.cgroup_parent.clone_from(&op.cgroup_parent);
     if let Some(note) = connection.note {
         job.step().note(note);
     }

@@ -19,7 +19,7 @@ use kiln_cache::layer::Compression;
 use kiln_frontend::dockerfile::Diagnostic;
 use kiln_frontend::graph::{Edge, Graph, LocalSource, MountKind, Op, Source, Vertex, VertexId, op_digest};
 use kiln_oci::{Digest, Hasher};
-use kiln_runtime::{Cancel, Footing, Program};
+use kiln_runtime::{Cancel, Footing, Program, Resources};
 
 use crate::engine::Client;
 use crate::error::{BuildError, chain};
@@ -61,6 +61,8 @@ pub struct Solver<'a> {
     pub told_footing: Once,
     /// What commands share that say nothing about their network.
     pub network: &'a SharedNetwork,
+    /// What each command may use.
+    pub resources: &'a Resources,
     /// How many commands may run at the same time.
     pub jobs: Option<usize>,
     /// What the layers of the result are to be compressed with; `None` when nobody wants blobs.

@@ -16,6 +16,7 @@ use super::call::{Call, Method};
 use crate::input::build_arg;
 use crate::input::context::{self, LocalContexts};
 use crate::input::origin::{self, Origin};
+use crate::input::resources::ResourceFlags;
 use crate::input::results::{LocalResults, write_file};
 use crate::input::secret::{Lent, NamedSecrets};
 use crate::input::ssh::NamedAgents;
@@ -91,6 +92,8 @@ pub struct Arguments {
     /// Set a limit for commands
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
     ulimits: Vec<String>,
+    #[command(flatten)]
+    resources: ResourceFlags,
     /// Offer a secret to the steps that ask for it
     #[arg(long = "secret", value_name = "id=ID,src=FILE|env=NAME")]
     secrets: Vec<String>,
@@ -159,6 +162,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let lent = arguments.lent(&current)?;
     let mut request = arguments.request(&current, named.values)?;
     output::check_destinations(&request.outputs, io::stdout().is_terminal())?;
+    for notice in arguments.resources.notices().iter().filter(|_| !matches!(mode, Mode::Quiet | Mode::Rawjson)) {
+        let _ = writeln!(io::stderr(), "note: {notice}");
+    }
     let ground = Ground::take(arguments.isolation()?)?;
     if let Some(least) = arguments.least_isolation()? {
         ground.require(least)?;
@@ -300,6 +306,7 @@ impl Arguments {
             extra_hosts: value::hosts(&self.hosts)?,
             shm_size: self.shm_size.as_deref().map(value::shm_size).transpose()?,
             ulimits: value::ulimits(&self.ulimits)?,
+            cgroup_parent: self.resources.cgroup_parent.clone(),
             ..lower::Request::default()
         };
         Ok(BuildRequest {
@@ -311,6 +318,7 @@ impl Arguments {
             outputs,
             pull: self.pull,
             allowed: self.allowed()?,
+            resources: self.resources.read()?,
             jobs: self.jobs.map(|jobs| jobs as usize),
         })
     }

@@ -6,6 +6,7 @@ pub mod build_file;
 pub mod context;
 pub mod origin;
 pub mod output;
+pub mod resources;
 pub mod results;
 pub mod secret;
 pub mod ssh;

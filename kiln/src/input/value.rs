@@ -116,7 +116,6 @@ fn host(text: &str) -> Result<(String, String), BuildError> {
 
 /// The limits that `--ulimit` knows.
 const LIMITS: [&str; 15] = [
-    "as",
     "core",
     "cpu",
     "data",
@@ -129,6 +128,7 @@ const LIMITS: [&str; 15] = [
     "nproc",
     "rss",
     "rtprio",
+    "rttime",
     "sigpending",
     "stack",
 ];

@@ -14,6 +14,7 @@ mod git;
 mod incremental;
 mod interrupted;
 mod language;
+mod limits;
 mod network;
 mod platforms;
 mod projects;

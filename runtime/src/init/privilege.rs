@@ -20,8 +20,14 @@ const MOST_FILES: u64 = 1024 * 1024;
 pub fn set_limits(limits: &[Rlimit], warn: &dyn Fn(String)) {
     let unlimited = |value: Option<u64>| value.unwrap_or(libc::RLIM64_INFINITY);
     for Rlimit { limit, soft, hard } in limits {
-        if let Err(error) = sys::set_limit(resource(*limit), unlimited(*soft), unlimited(*hard)) {
-            warn(format!("the host refused the limit `{}`: {}", limit.name(), reason(&error)));
+        let (number, soft, hard) = (resource(*limit), unlimited(*soft), unlimited(*hard));
+        let Err(error) = sys::set_limit(number, soft, hard) else { continue };
+        // Above what the host allows: then as much as that.
+        match sys::hard_limit(number).map(|most| (most, sys::set_limit(number, soft.min(most), hard.min(most)))) {
+            Ok((most, Ok(()))) => {
+                warn(format!("the limit `{}` is above the host's, and is {most} instead of {hard}", limit.name()));
+            }
+            _ => warn(format!("the host refused the limit `{}`: {}", limit.name(), reason(&error))),
         }
     }
     let files = getrlimit(Resource::Nofile);
