@@ -28,6 +28,7 @@ programs='
     git git
     cc gcc
     ssh-agent openssh-client
+    qemu-aarch64-static qemu-user-static
     readelf binutils
     setpriv util-linux
     newuidmap uidmap

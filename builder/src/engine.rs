@@ -6,17 +6,15 @@ use std::sync::{Arc, Once, OnceLock};
 use kiln_cache::Store;
 use kiln_cache::layer::Ownership;
 use kiln_frontend::dockerfile::Diagnostic;
-use kiln_frontend::graph::{Graph, Op};
 use kiln_frontend::lower::Plan;
-use kiln_oci::Platform;
 use kiln_registry_client::{Client as Registry, Credentials, Options};
 use kiln_runtime::{Cancel, Footing, Ids, Isolation, Program};
 
 use crate::entitlement;
-use crate::error::{BuildError, Kind, chain};
+use crate::error::{BuildError, chain};
 use crate::export::output::{self, Exporter};
 use crate::layers::Layers;
-use crate::op::exec::SharedNetwork;
+use crate::op::exec::{self, SharedNetwork};
 use crate::plan::{self, Planned};
 use crate::progress::StepId;
 use crate::request::{BuildRequest, BuildResult};
@@ -162,7 +160,7 @@ impl Engine {
         let images = Images { store: &self.store, registry: &work.registry, pull: request.pull };
         let planned = plan::plan(request, &images, &work.steps)?;
         if !request.options.check {
-            runnable(&planned.graph)?;
+            planned.graph.vertices.iter().try_for_each(exec::platform::check)?;
         }
         Ok(planned)
     }
@@ -194,6 +192,7 @@ impl Engine {
             network: &network,
             resources: &request.resources,
             jobs: request.jobs,
+            step_timeout: request.step_timeout,
             compression: output::layer_options(request).map(|options| options.compression),
         };
         let roots: Vec<_> = planned.roots().collect();
@@ -257,25 +256,6 @@ fn warn(request: &BuildRequest, definition: StepId, warnings: &[Diagnostic], ste
     for warning in warnings {
         steps.warn(definition, warning.clone(), file.clone());
     }
-}
-
-/// Commands can run for this machine only.
-fn runnable(graph: &Graph) -> Result<(), BuildError> {
-    let host = Platform::host();
-    let can_run = |wanted: &Platform| {
-        kiln_oci::PlatformMatcher::only(&host).rank(wanted).is_some() || wanted.normalized() == host.normalized()
-    };
-    let foreign = graph.vertices.iter().find(|vertex| {
-        matches!(vertex.op, Op::Exec(_)) && vertex.platform.as_ref().is_some_and(|platform| !can_run(platform))
-    });
-    let Some(vertex) = foreign else { return Ok(()) };
-    let wanted = vertex.platform.as_ref().map(ToString::to_string).unwrap_or_default();
-    let mut error = BuildError::new(Kind::Input, format!("cannot run commands for {wanted} on {host}")).hint(
-        "kiln does not emulate other processors yet; use `FROM --platform=$BUILDPLATFORM` for the stages that run",
-    );
-    error.location.clone_from(&vertex.location);
-    error.step = Some(vertex.name.clone());
-    Err(error)
 }
 
 /// Says that a document cannot be read.

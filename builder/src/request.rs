@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kiln_frontend::lower;
 use kiln_oci::{Descriptor, Digest, Platform, Reference};
@@ -32,6 +33,8 @@ pub struct BuildRequest {
     pub resources: Resources,
     /// How many commands may run at the same time; `None` for as many as are ready.
     pub jobs: Option<usize>,
+    /// How long one command may take.
+    pub step_timeout: Option<Duration>,
 }
 
 /// A build file and what to call it.

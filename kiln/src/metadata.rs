@@ -66,6 +66,7 @@ pub mod tests {
             allowed: Default::default(),
             resources: Default::default(),
             jobs: None,
+            step_timeout: None,
         }
     }
 

@@ -10,6 +10,9 @@ pub enum RunError {
     /// The caller cancelled; everything has ended.
     #[error("context canceled")]
     Cancelled,
+    /// The command took longer than it may; everything has ended.
+    #[error("it took longer than {}", crate::run::shown(*.0))]
+    TimedOut(std::time::Duration),
     /// A value of the spec cannot be used.
     #[error("invalid {what} {value:?}: {reason}")]
     Invalid {
@@ -106,6 +109,8 @@ pub enum SetupError {
     ExecFormat {
         /// The file.
         path: String,
+        /// The architecture that it is for, as images name it, where it is a program at all.
+        architecture: Option<String>,
     },
     /// Any other refusal of `execve`.
     #[error("exec: {path:?}: {reason}")]

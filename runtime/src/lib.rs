@@ -23,6 +23,7 @@
 
 mod cancel;
 mod cgroup;
+pub mod emulation;
 mod error;
 mod hosts;
 pub mod init;
@@ -40,6 +41,7 @@ mod sys;
 mod wire;
 
 pub use cancel::Cancel;
+pub use emulation::Emulator;
 pub use error::{RunError, SetupError};
 pub use interrupt::on_interrupt;
 pub use isolation::{Footing, Ids, Isolation, IsolationError};

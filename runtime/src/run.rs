@@ -108,7 +108,7 @@ pub fn run(
     let sent = wire::send(Quiet(&helper.socket), &plan);
     drop(plan);
     let mut ended = Ended::default();
-    let watched = helper.watch(&mut ended, listener, cancel);
+    let watched = helper.watch(&mut ended, listener, &Limits { cancel, timeout: spec.timeout });
     helper.finish();
     stub::remove(&spec.root.upper, &ended.stubs);
     stub::sweep(&spec.root.work);
@@ -119,7 +119,10 @@ pub fn run(
     }
     watched.map_err(|error| RunError::Lost(error.to_string()))?;
     if ended.is_cancelled {
-        return Err(RunError::Cancelled);
+        return Err(match spec.timeout.filter(|_| ended.is_late) {
+            Some(timeout) => RunError::TimedOut(timeout),
+            None => RunError::Cancelled,
+        });
     }
     if let Some(error) = ended.failure {
         return Err(error.into());
@@ -170,6 +173,21 @@ fn plan(spec: &Spec) -> Result<Plan, RunError> {
     Ok(Plan { spec: spec.clone(), hosts, resolv: resolv::load(&spec.network), filter, answers })
 }
 
+/// What ends a command from outside.
+struct Limits<'a> {
+    cancel: &'a Cancel,
+    timeout: Option<Duration>,
+}
+
+/// Writes a time as people give it: `1h30m`, `90s`, `250ms`.
+pub(crate) fn shown(time: Duration) -> String {
+    let (seconds, millis) = (time.as_secs(), time.subsec_millis());
+    let parts = [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s"), (millis.into(), "ms")];
+    let text: String =
+        parts.iter().filter(|(value, _)| *value > 0).map(|(value, unit)| format!("{value}{unit}")).collect();
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
 /// What was heard from the helper.
 #[derive(Default)]
 struct Ended {
@@ -177,6 +195,8 @@ struct Ended {
     failure: Option<SetupError>,
     outcome: Option<Outcome>,
     is_cancelled: bool,
+    /// Nobody cancelled it: its time was over.
+    is_late: bool,
 }
 
 impl Ended {
@@ -222,7 +242,9 @@ impl Helper {
         Ok(Self { child, socket: ours, is_finished: false })
     }
 
-    fn watch(&mut self, ended: &mut Ended, listener: &mut dyn FnMut(Event<'_>), cancel: &Cancel) -> io::Result<()> {
+    fn watch(&mut self, ended: &mut Ended, listener: &mut dyn FnMut(Event<'_>), limits: &Limits<'_>) -> io::Result<()> {
+        let cancel = limits.cancel;
+        let end = limits.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut stdout = self.child.stdout.take().map(OwnedFd::from);
         let mut stderr = self.child.stderr.take().map(OwnedFd::from);
         let mut inbox = Inbox::default();
@@ -231,8 +253,10 @@ impl Helper {
         let mut deadline: Option<Instant> = None;
         self.socket.set_nonblocking(true)?;
         while is_open || stdout.is_some() || stderr.is_some() {
-            if is_open && !ended.is_cancelled && cancel.is_cancelled() {
+            let is_late = end.is_some_and(|end| end <= Instant::now());
+            if is_open && !ended.is_cancelled && (is_late || cancel.is_cancelled()) {
                 ended.is_cancelled = true;
+                ended.is_late = !cancel.is_cancelled();
                 deadline = Some(Instant::now() + CANCEL_DEADLINE);
                 // A helper that is gone already needs no telling.
                 let _ = Quiet(&self.socket).write_all(&[wire::CANCEL]);
@@ -247,6 +271,8 @@ impl Helper {
                 (left, true) => left.map(|left| left.min(LOOK_AGAIN)),
                 (left, false) => left,
             };
+            let until_late = end.filter(|_| watches_cancel).map(|end| end.saturating_duration_since(Instant::now()));
+            let timeout = timeout.into_iter().chain(until_late).min();
             let ready = wait(
                 [
                     stdout.as_ref().map(AsFd::as_fd),

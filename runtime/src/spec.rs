@@ -5,8 +5,11 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::emulation::Emulator;
 
 use crate::isolation::Isolation;
 
@@ -29,6 +32,10 @@ pub struct Spec {
     pub extra_hosts: Vec<(String, String)>,
     /// Which network the command sees.
     pub network: Network,
+    /// What runs programs of another processor; none where they are this machine's.
+    pub emulator: Option<Emulator>,
+    /// After so long the command is ended, as if it were cancelled.
+    pub timeout: Option<Duration>,
     /// How much the command may do.
     pub security: Security,
     /// What the caller's [`Footing`](crate::Footing) is.
@@ -57,6 +64,8 @@ impl Spec {
             hostname: "buildkitsandbox".to_owned(),
             extra_hosts: Vec::new(),
             network: Network::Host,
+            emulator: None,
+            timeout: None,
             security: Security::Sandbox,
             isolation: Isolation::Root,
             mounts: Vec::new(),

@@ -6,12 +6,14 @@ mod failure;
 mod limits;
 mod mounts;
 mod network;
+pub mod platform;
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Instant;
 
 use kiln_cache::layer::{self, Notes};
 use kiln_frontend::graph::{self, Exec, MountKind, Security};
@@ -48,6 +50,9 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
     let root = runtime::Root { lowers: lowers.clone(), upper: upper.clone(), work };
     let mut spec = runtime::Spec::new(root, op.args.iter().cloned());
     spec.isolation = isolation;
+    spec.timeout = solver.step_timeout;
+    spec.emulator = platform::emulator(job.platform())?;
+    let emulated = spec.emulator.as_ref().map(|emulator| (emulator.name.clone(), Instant::now()));
     spec.env.clone_from(&op.env);
     spec.env.extend(op.proxy_env.iter().cloned());
     spec.cwd.clone_from(&op.cwd);
@@ -117,13 +122,21 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
             ready.filter_map(|(index, (mount, prepared))| prepared.or_else(|| caches.mount(index, mount))).collect();
         runtime::run(program, &spec, &mut listener, &solver.cancel)
     })?;
+    if let Some((name, begun)) = emulated {
+        job.step().note(format!("emulated by {name}: {:.1}s", begun.elapsed().as_secs_f64()));
+    }
     drop(agents);
     caches.finish(outcome.as_ref().map_or(true, |outcome| outcome.is_killed()), job.step())?;
     let log = tail.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).lines();
     let command = op.args.join(" ");
     match outcome {
         Ok(outcome) if outcome.is_success() => {}
-        Ok(outcome) => return Err(command_failed(&command, op, outcome, spec.resources.memory, log)),
+        Ok(outcome) => {
+            return Err(failure::explain_disk(
+                command_failed(&command, op, outcome, spec.resources.memory, log),
+                solver.store.root(),
+            ));
+        }
         Err(error) => return Err(not_run(&command, &error, log)),
     }
     let notes = notes.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());

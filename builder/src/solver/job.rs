@@ -8,7 +8,7 @@ use kiln_frontend::dockerfile::{Lines, Span};
 use kiln_frontend::graph::{
     CopyFrom, FileAction, FileOp, Location, MountKind, Op, Source, Vertex, VertexId, content_op_digest, op_digest,
 };
-use kiln_oci::Digest;
+use kiln_oci::{Digest, Platform};
 use kiln_runtime::Cancel;
 
 use super::{
@@ -37,6 +37,11 @@ impl Job<'_, '_> {
     /// Returns what the vertex works on.
     pub fn inputs(&self) -> &[Option<Solved>] {
         self.inputs
+    }
+
+    /// Returns the platform that the result is for.
+    pub fn platform(&self) -> Option<&Platform> {
+        self.vertex.platform.as_ref()
     }
 
     /// Returns how the user sees it.

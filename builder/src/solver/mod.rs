@@ -65,6 +65,8 @@ pub struct Solver<'a> {
     pub resources: &'a Resources,
     /// How many commands may run at the same time.
     pub jobs: Option<usize>,
+    /// How long one command may take.
+    pub step_timeout: Option<std::time::Duration>,
     /// What the layers of the result are to be compressed with; `None` when nobody wants blobs.
     pub compression: Option<Compression>,
 }

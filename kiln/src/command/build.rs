@@ -109,6 +109,9 @@ pub struct Arguments {
     /// Run at most so many commands at the same time
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     jobs: Option<u32>,
+    /// End a command that takes longer, such as `90s` or `1h30m`
+    #[arg(long, value_name = "DURATION")]
+    step_timeout: Option<String>,
     /// Show progress in this way [default: auto]
     #[arg(long, value_name = "MODE")]
     progress: Option<Mode>,
@@ -320,6 +323,7 @@ impl Arguments {
             allowed: self.allowed()?,
             resources: self.resources.read()?,
             jobs: self.jobs.map(|jobs| jobs as usize),
+            step_timeout: self.step_timeout.as_deref().map(value::step_timeout).transpose()?,
         })
     }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use clap::Args;
 use kiln_oci::Platform;
+use kiln_runtime::Emulator;
 use serde_json::json;
 
 use crate::input::value;
@@ -56,6 +57,7 @@ impl Facts {
         for (name, value) in [
             ("version", format!("{} {}", env!("CARGO_PKG_VERSION"), Platform::host())),
             ("state", self.ground.root.display().to_string()),
+            ("platforms", platforms().join(", ")),
             ("isolation", format!("{isolation} ({footing})")),
             ("cgroups", cgroup),
         ] {
@@ -74,6 +76,7 @@ impl Facts {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "platform": Platform::host().to_string(),
+            "platforms": platforms(),
             "state": self.ground.root,
             "isolation": footing.isolation.map(|rung| rung.name()),
             "ids": footing.count,
@@ -81,6 +84,14 @@ impl Facts {
             "cgroup": self.cgroup,
         })
     }
+}
+
+/// Returns the platforms whose commands can be run: this machine's, and those that can be emulated.
+fn platforms() -> Vec<String> {
+    let host = Platform::host();
+    let emulated = Emulator::architectures().into_iter().filter(|name| *name != host.architecture);
+    let emulated = emulated.map(|name| Platform::new("linux", name).to_string());
+    std::iter::once(host.to_string()).chain(emulated).collect()
 }
 
 /// Returns the version of the host's cgroups.

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use kiln_builder::BuildError;
+use kiln_frontend::dockerfile::duration::{DurationError, Nanoseconds};
 use kiln_frontend::graph::{HOST_GATEWAY, Network};
 use kiln_oci::{Platform, Reference};
 use kiln_runtime::{Isolation, IsolationError};
@@ -166,6 +168,21 @@ pub fn shm_size(text: &str) -> Result<u64, BuildError> {
     crate::units::parse_bytes(text).ok_or_else(|| {
         BuildError::input(format!("invalid size `{text}` for `--shm-size`")).hint("for example `64m` or `1g`")
     })
+}
+
+/// Reads `--step-timeout`.
+///
+/// # Errors
+/// When it is not a duration, or none at all.
+pub fn step_timeout(text: &str) -> Result<Duration, BuildError> {
+    let wrong = |reason: String| {
+        BuildError::input(format!("invalid value for `--step-timeout`: {reason}")).hint("for example `90s` or `1h30m`")
+    };
+    let Nanoseconds(time) = text.parse().map_err(|error: DurationError| wrong(error.to_string()))?;
+    match u64::try_from(time) {
+        Ok(time @ 1..) => Ok(Duration::from_nanos(time)),
+        _ => Err(wrong(format!("`{text}` is not more than nothing"))),
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod checks;
 mod commands;
 mod contexts;
 mod damage;
+mod emulated;
 mod exports;
 mod fixture;
 mod flags;

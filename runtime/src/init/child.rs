@@ -19,7 +19,7 @@ use crate::init::mount::{Attributes, Refusal, Workshop};
 use crate::init::source::Source;
 use crate::init::user::Identity;
 use crate::init::walk::{Missing, walk};
-use crate::init::{answer, devices, environment, exec, kernel_files, mount, overlay, privilege, source, user};
+use crate::init::{answer, devices, emulate, environment, exec, kernel_files, mount, overlay, privilege, source, user};
 use crate::spec::{Mount, MountKind, Network, Security, Spec};
 use crate::wire::{self, Message, Plan, Stub};
 use crate::{stub, sys};
@@ -51,6 +51,10 @@ fn build(
     };
     leave_namespaces(spec)?;
 
+    let emulator = match &spec.emulator {
+        Some(emulator) => emulate::open(emulator)?.map(|program| (emulator, program)),
+        None => None,
+    };
     let place = Place::open(spec)?;
     let sources = source::open_all(&spec.mounts, &place.workshop)?;
     let root = place.mount_root(spec, &sources, devices)?;
@@ -91,6 +95,9 @@ fn build(
         return Err(bad_directory(spec, &Errno::XDEV.into()));
     }
     drop((root, cwd, place));
+    if let Some((emulator, program)) = &emulator {
+        emulate::register(emulator, program, spec.isolation)?;
+    }
     let environment = environment::complete(&spec.env, &home);
     if let (Some(door), Some(filter)) = (door, &plan.answers) {
         answer::hand_over(door, filter, &identity)?;

@@ -1,10 +1,11 @@
 //! Becoming the command: the search along PATH, and what each refusal means.
 
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Read};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
+use crate::emulation::architecture_of;
 use crate::error::{SetupError, reason};
 use crate::init::environment;
 use crate::sys;
@@ -49,9 +50,16 @@ fn explain(path: &str, error: &io::Error) -> SetupError {
     match error.raw_os_error() {
         Some(libc::ENOENT) => SetupError::FileNotFound { exists: exists(&path), path },
         Some(libc::EACCES) => SetupError::PermissionDenied { path },
-        Some(libc::ENOEXEC) => SetupError::ExecFormat { path },
+        Some(libc::ENOEXEC) => SetupError::ExecFormat { architecture: architecture(&path), path },
         _ => SetupError::Exec { path, reason: reason(error) },
     }
+}
+
+/// What a program is for, from how it begins.
+fn architecture(path: &str) -> Option<String> {
+    let mut start = [0; 20];
+    std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start)).ok()?;
+    architecture_of(&start).map(str::to_owned)
 }
 
 fn exists(path: &str) -> bool {

@@ -7,6 +7,7 @@
 mod answer;
 mod child;
 mod devices;
+mod emulate;
 mod environment;
 mod exec;
 mod kernel_files;

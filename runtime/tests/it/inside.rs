@@ -231,5 +231,5 @@ fn a_command_that_cannot_start_says_why() {
     assert_eq!(error(&["script"]), SetupError::FileNotFound { path: "/bin/script".into(), exists: true });
     assert_eq!(error(&["/bin/plain"]), SetupError::PermissionDenied { path: "/bin/plain".into() });
     assert_eq!(error(&["plain"]), SetupError::PermissionDenied { path: "/bin/plain".into() });
-    assert_eq!(error(&["alien"]), SetupError::ExecFormat { path: "/bin/alien".into() });
+    assert_eq!(error(&["alien"]), SetupError::ExecFormat { path: "/bin/alien".into(), architecture: None });
 }

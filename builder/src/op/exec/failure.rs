@@ -1,6 +1,7 @@
 //! What a command that failed, or could not be started, is reported as.
 
 use std::collections::VecDeque;
+use std::path::Path;
 
 use kiln_frontend::graph::Exec;
 use kiln_runtime::{Outcome, RunError, SetupError};
@@ -41,6 +42,23 @@ pub(super) fn command_failed(
     BuildError { hint, log, status: Some(code), ..BuildError::input(message) }
 }
 
+/// Adds whose space is at an end, where a command says that some is.
+pub(super) fn explain_disk(error: BuildError, store: &Path) -> BuildError {
+    /// With less than this a disk is as good as full.
+    const NOTHING: u64 = 16 << 20;
+    if error.hint.is_some() || !error.log.iter().any(|line| line.contains("No space left on device")) {
+        return error;
+    }
+    let free = rustix::fs::statvfs(store).map(|disk| disk.f_bavail * disk.f_frsize);
+    match free {
+        Ok(free) if free < NOTHING => {
+            let hint = format!("the disk of kiln's store, {}, is full: `kiln prune` makes room", store.display());
+            BuildError { kind: crate::Kind::Environment, ..error }.hint(hint)
+        }
+        _ => error.hint("the disk has room: it is a tmpfs mount (`size=`) or /dev/shm (`--shm-size`) that is full"),
+    }
+}
+
 /// Writes a limit as people give it: `512 MiB`, and in bytes where it is no whole number of them.
 fn mebibytes(bytes: u64) -> String {
     const MEBIBYTE: u64 = 1 << 20;
@@ -58,6 +76,12 @@ fn not_found_hint(op: &Exec, log: &[String]) -> Option<String> {
         return None;
     }
     let shell = op.args.first().map_or("the shell", String::as_str);
+    if word.contains('/') {
+        return Some(format!(
+            "`{word}` is not in the image, or it is and what its `#!` line or its header asks for is not: an interpreter, \
+             or a loader of another C library"
+        ));
+    }
     Some(format!("{shell} found no program `{word}` in the image: install it in an earlier RUN, or check the spelling"))
 }
 
@@ -66,6 +90,10 @@ pub(super) fn not_run(command: &str, error: &RunError, log: Vec<String>) -> Buil
     let text = chain(error);
     let built = match error {
         RunError::Cancelled => return BuildError::cancelled(),
+        RunError::TimedOut(_) => {
+            BuildError::input(format!("process {command:?} did not complete successfully: {text}"))
+                .hint("`--step-timeout` says how long a step may take")
+        }
         RunError::Setup(setup) => {
             let hint = setup_hint(setup);
             let mut built = BuildError::input(format!("process {command:?} did not complete successfully: {text}"));
@@ -97,7 +125,12 @@ fn setup_hint(error: &SetupError) -> Option<String> {
             "a shell form needs /bin/sh in the image; an image without it takes `RUN [\"/program\", \"argument\"]`"
                 .to_owned(),
         ),
-        SetupError::ExecFormat { .. } => Some("it is for another processor, or a script without `#!` line".to_owned()),
+        SetupError::ExecFormat { architecture: Some(found), .. } => Some(format!(
+            "it is a program for linux/{found}, and this machine is {}: build for that platform, or install an emulator \
+             (Debian: `qemu-user-static`)",
+            kiln_oci::Platform::host()
+        )),
+        SetupError::ExecFormat { .. } => Some("it is no program, or a script without `#!` line".to_owned()),
         SetupError::PermissionDenied { .. } => Some("give it an x bit: `COPY --chmod=755`".to_owned()),
         SetupError::UnknownUser(_) | SetupError::UnknownGroup(_) => {
             Some("add it with `RUN useradd` or `RUN adduser` before USER, or use a number".to_owned())
