@@ -289,12 +289,13 @@ fn metadata(entry: &mut tar::Entry<Box<dyn Read>>) -> io::Result<Option<FileMeta
         FileKind::Char | FileKind::Block => (header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0)),
         _ => (0, 0),
     };
+    let plain = header.as_old();
     let mut meta = FileMeta {
         kind,
-        mode: header.mode()? & 0o7777,
-        uid: u32::try_from(header.uid()?).map_err(io::Error::other)?,
-        gid: u32::try_from(header.gid()?).map_err(io::Error::other)?,
-        mtime: (i64::try_from(header.mtime()?).unwrap_or(0), 0),
+        mode: number(&plain.mode, header.mode())? & 0o7777,
+        uid: u32::try_from(number(&plain.uid, header.uid())?).map_err(io::Error::other)?,
+        gid: u32::try_from(number(&plain.gid, header.gid())?).map_err(io::Error::other)?,
+        mtime: (i64::try_from(number(&plain.mtime, header.mtime())?).unwrap_or(0), 0),
         size: if kind == FileKind::Regular { entry.size() } else { 0 },
         target: Vec::new(),
         device,
@@ -320,6 +321,11 @@ fn metadata(entry: &mut tar::Entry<Box<dyn Read>>) -> io::Result<Option<FileMeta
         }
     }
     Ok(Some(meta))
+}
+
+/// A field of a header that is blank is 0.
+fn number<N: Default>(field: &[u8], read: io::Result<N>) -> io::Result<N> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) { Ok(N::default()) } else { read }
 }
 
 /// Reads `1700000000.25`.

@@ -8,9 +8,9 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, openat2, readlinkat};
-use rustix::io::Errno;
+use rustix::fs::{Dir, readlinkat};
 
+use super::local;
 use crate::op::files::{self, Name};
 use crate::op::wildcard;
 
@@ -87,15 +87,7 @@ impl Follower<'_> {
 
     /// Opens a directory by its physical path.
     fn open(&self, path: &[Name]) -> Option<OwnedFd> {
-        let joined = files::join(path);
-        let path = if joined.is_empty() { &b"."[..] } else { &joined };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        loop {
-            match openat2(self.root, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS) {
-                Err(Errno::AGAIN) => {}
-                result => return result.ok(),
-            }
-        }
+        local::open_directory(self.root, &files::join(path)).ok()
     }
 }
 

@@ -1,9 +1,8 @@
 //! A directory of the client: walked once, in parallel, pruned by its ignore file; contents
 //! are opened only when somebody needs them.
 //!
-//! Everything is reached from the directory's own descriptor, one component at a time and
-//! without following symlinks, so a tree that changes underneath can make the walk fail but
-//! never lead it outside.
+//! Everything is reached from the directory's own descriptor by the kernel and without following
+//! symlinks, so a tree that changes underneath can make the walk fail but never lead it outside.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CStr;
@@ -17,7 +16,7 @@ use kiln_cache::context::{Memo, Stat};
 use kiln_frontend::dockerignore::{Hits, Patterns};
 use kiln_oci::{Digest, Hasher};
 use rayon::prelude::*;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, openat, openat2, statat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, openat2, statat};
 use rustix::io::Errno;
 
 use super::follow;
@@ -250,9 +249,9 @@ struct Rules<'a> {
 }
 
 impl<'a> Rules<'a> {
-    /// The same list for what is in a directory, which `hits` are of.
-    fn inside(rules: Option<Rules<'a>>, hits: Option<&'a Hits>) -> Option<Self> {
-        rules.zip(hits).map(|(rules, above)| Rules { patterns: rules.patterns, above })
+    /// A list with what it says of a directory, where it says something.
+    fn of(patterns: Option<&'a Patterns>, above: Option<&'a Hits>) -> Option<Self> {
+        patterns.zip(above).map(|(patterns, above)| Rules { patterns, above })
     }
 }
 
@@ -266,8 +265,10 @@ struct Verdict {
     ignore: Option<Hits>,
 }
 
-/// A directory that was met and is still to be walked.
-struct Subdirectory {
+/// A directory that was met.
+struct Directory {
+    /// Which one of the level above it is in.
+    parent: usize,
     name: Name,
     path: Vec<Name>,
     node: FileNode,
@@ -275,32 +276,67 @@ struct Subdirectory {
 }
 
 impl Walk<'_> {
-    /// Walks what `include` matches; everything without it.
+    /// Walks what `include` matches; everything without it. Level by level, so that neither the stack nor the number of
+    /// open directories depends on the depth.
     fn run(&self, include: Option<&Patterns>) -> Result<FileNode, LocalError> {
-        let mut top = FileNode::empty();
+        let mut node = FileNode::empty();
         if let Ok(stat) = rustix::fs::fstat(self.root.as_fd()) {
-            top.meta.mode = stat.st_mode & 0o7777;
-            top.meta.mtime = (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0));
+            node.meta.mode = stat.st_mode & 0o7777;
+            node.meta.mtime = (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0));
         }
-        let directory = self.root.try_clone().map_err(|source| failed(&[], source))?;
-        let hits = include.map(Patterns::root);
-        let include = include.zip(hits.as_ref()).map(|(patterns, above)| Rules { patterns, above });
-        let hits = self.ignore.map(Patterns::root);
-        let ignore = self.ignore.zip(hits.as_ref()).map(|(patterns, above)| Rules { patterns, above });
-        top.children = self.directory(directory.into(), &[], include, ignore)?;
-        Ok(top)
+        let verdict = Verdict {
+            is_passage: false,
+            include: include.map(Patterns::root),
+            ignore: self.ignore.map(Patterns::root),
+        };
+        let top = Directory { parent: 0, name: Name::default(), path: Vec::new(), node, verdict };
+        let mut done: Vec<Vec<Directory>> = Vec::new();
+        let mut level = vec![top];
+        while !level.is_empty() {
+            let below: Vec<Vec<Directory>> = level
+                .par_iter_mut()
+                .enumerate()
+                .map(|(number, directory)| self.directory(number, directory, include))
+                .collect::<Result<_, _>>()?;
+            done.push(level);
+            level = below.into_iter().flatten().collect();
+        }
+        while let Some(level) = done.pop() {
+            for Directory { parent, name, node, verdict, .. } in level {
+                match done.last_mut() {
+                    Some(_) if verdict.is_passage && node.children.is_empty() => {}
+                    Some(above) => drop(above[parent].node.children.insert(name, node)),
+                    None => return Ok(node),
+                }
+            }
+        }
+        Ok(FileNode::empty())
     }
 
+    /// Lists a directory, number `number` of its level: puts files into it, and returns the directories in it.
     fn directory(
         &self,
-        fd: OwnedFd,
-        path: &[Name],
-        include: Option<Rules>,
-        ignore: Option<Rules>,
-    ) -> Result<BTreeMap<Name, FileNode>, LocalError> {
+        number: usize,
+        directory: &mut Directory,
+        include: Option<&Patterns>,
+    ) -> Result<Vec<Directory>, LocalError> {
+        let Directory { path, node, verdict, .. } = directory;
         if path.len() > MAX_DEPTH {
             return Err(LocalError::TooDeep { path: shorten(path) });
         }
+        let fd = match open_directory(self.root, &files::join(path)) {
+            Ok(fd) => fd,
+            // It was removed, or is something else by now.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                verdict.is_passage = true;
+                return Ok(Vec::new());
+            }
+            // What is ignored may be somebody else's.
+            Err(Errno::ACCESS) if verdict.is_passage => return Ok(Vec::new()),
+            Err(error) => return Err(failed(path, error.into())),
+        };
+        let include = Rules::of(include, verdict.include.as_ref());
+        let ignore = Rules::of(self.ignore, verdict.ignore.as_ref());
         let mut found = Vec::new();
         let mut subdirectories = Vec::new();
         let mut entries = Dir::read_from(&fd).map_err(|error| failed(path, error.into()))?;
@@ -332,54 +368,51 @@ impl Walk<'_> {
                     None => continue,
                 },
             };
-            // Sockets belong to running programs.
-            let Some(kind) = kind_of(&stat) else { continue };
-            let identity = identity(&stat);
-            let is_known = self.memo.is_none_or(|memo| kind == FileKind::Regular && memo.get(&identity).is_some());
-            let meta = metadata(&fd, name, kind, &stat, is_known).map_err(|error| failed(&below, error))?;
-            let mut node = FileNode::leaf(meta, Origin::None);
-            if kind == FileKind::Regular {
-                let is_plain = node.meta.xattrs.is_empty();
-                let file = LocalFile { root: self.root.clone(), path: joined, stat: identity, is_plain };
-                node.origin = Origin::Local(Arc::new(file));
-                node.link_group = (stat.st_nlink > 1).then_some(stat.st_ino);
-            }
+            let Some(node) = self.node(&fd, name, &below, joined, &stat)? else { continue };
             let name: Name = name.to_bytes().into();
-            if kind == FileKind::Directory {
-                subdirectories.push(Subdirectory { name, path: below, node, verdict });
+            if node.is_directory() {
+                subdirectories.push(Directory { parent: number, name, path: below, node, verdict });
             } else {
                 found.push((name, node));
             }
         }
-        let walked: Vec<_> = subdirectories
-            .into_par_iter()
-            .map(|subdirectory| self.subdirectory(&fd, subdirectory, include, ignore))
-            .collect::<Result<_, _>>()?;
-        found.extend(walked.into_iter().flatten());
-        Ok(found.into_iter().collect())
+        node.children = found.into_iter().collect();
+        Ok(subdirectories)
     }
 
-    fn subdirectory(
+    /// Makes the node of a file; nothing for a socket, which belongs to a running program.
+    fn node(
         &self,
-        above: &OwnedFd,
-        subdirectory: Subdirectory,
-        include: Option<Rules>,
-        ignore: Option<Rules>,
-    ) -> Result<Option<(Name, FileNode)>, LocalError> {
-        let Subdirectory { name, path, mut node, verdict } = subdirectory;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = match openat(above, &name[..], flags, Mode::empty()) {
-            Ok(fd) => fd,
-            Err(Errno::NOENT) => return Ok(None),
-            // What is ignored may be somebody else's.
-            Err(Errno::ACCESS) if verdict.is_passage => return Ok(None),
-            Err(error) => return Err(failed(&path, error.into())),
-        };
-        let include = Rules::inside(include, verdict.include.as_ref());
-        let ignore = Rules::inside(ignore, verdict.ignore.as_ref());
-        node.children = self.directory(fd, &path, include, ignore)?;
-        let is_kept = !verdict.is_passage || !node.children.is_empty();
-        Ok(is_kept.then_some((name, node)))
+        fd: &OwnedFd,
+        name: &CStr,
+        path: &[Name],
+        joined: Vec<u8>,
+        stat: &rustix::fs::Stat,
+    ) -> Result<Option<FileNode>, LocalError> {
+        let Some(kind) = kind_of(stat) else { return Ok(None) };
+        let identity = identity(stat);
+        let is_known = self.memo.is_none_or(|memo| kind == FileKind::Regular && memo.get(&identity).is_some());
+        let meta = metadata(fd, name, kind, stat, is_known).map_err(|error| failed(path, error))?;
+        let mut node = FileNode::leaf(meta, Origin::None);
+        if kind == FileKind::Regular {
+            let is_plain = node.meta.xattrs.is_empty();
+            let file = LocalFile { root: self.root.clone(), path: joined, stat: identity, is_plain };
+            node.origin = Origin::Local(Arc::new(file));
+            node.link_group = (stat.st_nlink > 1).then_some(stat.st_ino);
+        }
+        Ok(Some(node))
+    }
+}
+
+/// Opens a directory by its physical path.
+pub(super) fn open_directory(root: &File, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let path = if path.is_empty() { b"." } else { path };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    loop {
+        match openat2(root, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS) {
+            Err(Errno::AGAIN) => {}
+            result => return result,
+        }
     }
 }
 

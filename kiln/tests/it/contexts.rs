@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use kiln_testkit::{Bed, Image, Layer, Source, flatten};
+use kiln_testkit::{Bed, DockerRegistry, Image, Layer, Source, flatten};
 
 use crate::fixture::{bed, build, dockerfile, unable};
 
@@ -131,4 +131,33 @@ fn the_context_can_be_looked_at() {
     );
     assert!(context(&["du", "-f", "other"]).contains("src"));
     bed.kiln(["context", "ls", "nowhere"]).run().failure().says(&["nowhere"]);
+}
+
+#[test]
+fn a_linked_copy_does_not_need_what_is_below_it() {
+    if unable() {
+        return;
+    }
+    let registry = DockerRegistry::with_bases();
+    let bed = bed();
+    bed.write("context/d/f", "linked");
+    let app = registry.name("app:1");
+    let push = |base: &str| {
+        let base = registry.name(base);
+        dockerfile(&bed, "context", &format!("FROM {base}\nCOPY --link --chown=3:4 d /opt/d\n"));
+        let outcome = build(&bed, "context").args(["--push", "-t", &app]).run().success();
+        let image = Image::fetch(&Source::Registry(app.clone()));
+        let below = Image::fetch(&Source::Registry(base));
+        // No layer of the base is here, packed or unpacked.
+        for (layer, diff_id) in below.manifest.layers.iter().zip(&below.config.rootfs.diff_ids) {
+            assert!(!bed.root().join("blobs/sha256").join(layer.digest.hex()).exists(), "{outcome}");
+            assert!(!bed.root().join("layers/v1").join(diff_id.hex()).join("fs").exists(), "{outcome}");
+        }
+        assert_eq!(image.manifest.layers.len(), below.manifest.layers.len() + 1);
+        (outcome, image.manifest.layers.last().expect("the copy").clone())
+    };
+    let (_, first) = push("busybox:latest");
+    let (rebased, second) = push("debian:12-slim");
+    assert_eq!(first, second);
+    assert!(rebased.cached().iter().any(|step| step.contains("COPY --link")), "{rebased}");
 }

@@ -12,6 +12,7 @@ mod exports;
 mod fixture;
 mod flags;
 mod git;
+mod hostile;
 mod incremental;
 mod interrupted;
 mod language;

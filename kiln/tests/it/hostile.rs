@@ -1,0 +1,262 @@
+//! Contexts and archives that mean harm: nothing outside the context or the new root is read or written, nothing hangs, and
+//! what cannot be is an error that says so.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kiln_testkit::{Bed, Image, Kiln, Kind, Layer, Source, flatten};
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+
+use crate::fixture::{bed, build, dockerfile, unable};
+
+fn exported(bed: &Bed) -> Kiln {
+    build(bed, "context").args(["-o", "type=oci,dest=image.tar"])
+}
+
+fn files(bed: &Bed) -> Layer {
+    exported(bed).run().success();
+    flatten(&Image::fetch(&Source::OciArchive(bed.path("image.tar"))).layers())
+}
+
+/// Makes directories in each other, each with this name. Step by step, as the whole path may be longer than a system call
+/// takes.
+fn nest(start: &Path, name: &str, depth: usize) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let mut at = openat(CWD, start, flags, Mode::empty()).expect("a folder");
+    for _ in 0..depth {
+        mkdirat(&at, name, Mode::RWXU).expect("a folder");
+        at = openat(&at, name, flags, Mode::empty()).expect("a folder");
+    }
+    openat(&at, "end", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).expect("a file");
+}
+
+/// One entry of an archive: its type, name and link target, without any check of what is sane.
+fn entry(kind: u8, name: &str, link: &str, content: &[u8]) -> Vec<u8> {
+    let mut header = tar::Header::new_ustar();
+    let fields = header.as_old_mut();
+    fields.name[..name.len()].copy_from_slice(name.as_bytes());
+    fields.linkname[..link.len()].copy_from_slice(link.as_bytes());
+    header.set_entry_type(tar::EntryType::new(kind));
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(1);
+    header.set_size(content.len() as u64);
+    header.set_cksum();
+    let mut bytes = header.as_bytes().to_vec();
+    bytes.extend_from_slice(content);
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes
+}
+
+fn archive(bed: &Bed, entries: &[Vec<u8>]) {
+    let mut bytes = entries.concat();
+    bytes.resize(bytes.len() + 1024, 0);
+    bed.write("context/x.tar", bytes);
+}
+
+#[test]
+fn a_folder_that_becomes_a_link_while_it_is_walked() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    dockerfile(&bed, "context", "FROM scratch\nCOPY . /\n");
+    bed.write("outside/secret", "not yours");
+    bed.write("context/turn/inside", "yours");
+    let (folder, aside) = (bed.path("context/turn"), bed.path("aside"));
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                fs::rename(&folder, &aside).expect("a move");
+                symlink("../outside", &folder).expect("a link");
+                fs::remove_file(&folder).expect("the link");
+                fs::rename(&aside, &folder).expect("a move");
+            }
+        });
+        for _ in 0..3 {
+            // It may well fail: what it read kept changing.
+            let outcome = exported(&bed).args(["--no-cache"]).run();
+            if outcome.status.success() {
+                let found = flatten(&Image::fetch(&Source::OciArchive(bed.path("image.tar"))).layers());
+                assert!(!found.contains_key("turn/secret") && !found.contains_key("secret"), "{found:?}");
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    bed.assert_tidy();
+}
+
+#[test]
+fn links_are_copied_and_never_followed_out() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    dockerfile(&bed, "context", "FROM scratch\nCOPY d /d/\nCOPY --from=more d /more/\n");
+    for context in ["context/d", "more/d"] {
+        fs::create_dir_all(bed.path(context)).expect("a folder");
+        for (name, target) in
+            [("abs", "/etc"), ("up", "../../../../../etc"), ("round", "round"), ("proc", "/proc/self")]
+        {
+            symlink(target, bed.path(context).join(name)).expect("a link");
+        }
+    }
+    let more = format!("more={}", bed.path("more").display());
+    exported(&bed).args(["--build-context", &more]).run().success();
+    let found = flatten(&Image::fetch(&Source::OciArchive(bed.path("image.tar"))).layers());
+    assert_eq!(found["d/abs"].kind, Kind::Symlink("/etc".to_owned()));
+    assert_eq!(found["more/up"].kind, Kind::Symlink("../../../../../etc".to_owned()));
+    assert_eq!(found.len(), 10);
+    for source in ["d/abs/hostname", "d/up/hostname", "d/round", "d/proc/environ", "../../../../etc/hostname"] {
+        dockerfile(&bed, "context", &format!("FROM scratch\nCOPY {source} /x\n"));
+        build(&bed, "context").run().failure().says(&["Dockerfile:2"]);
+    }
+}
+
+#[test]
+fn pipes_sockets_and_devices_do_not_hang() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    dockerfile(&bed, "context", "FROM scratch\nCOPY . /\n");
+    let _socket = std::os::unix::net::UnixListener::bind({
+        fs::create_dir_all(bed.path("context")).expect("a folder");
+        bed.path("context/socket")
+    });
+    for (name, arguments) in [("pipe", "p"), ("zero", "c 1 5")] {
+        let mut mknod = Command::new("mknod");
+        mknod.arg(bed.path("context").join(name)).args(arguments.split(' '));
+        assert!(mknod.status().expect("mknod").success());
+    }
+    let found = files(&bed);
+    assert_eq!(found["pipe"].kind, Kind::Special(b'6', 0, 0));
+    assert_eq!(found["zero"].kind, Kind::Special(b'3', 1, 5));
+    assert!(!found.contains_key("socket"));
+}
+
+#[test]
+fn names_of_any_bytes_and_any_length() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    let long = "n".repeat(255);
+    dockerfile(&bed, "context", "FROM scratch\nCOPY d /out/\n");
+    bed.write(format!("context/d/{long}/{long}"), "long");
+    let odd = bed.path("context/d").join(OsStr::from_bytes(b"\xff\xfe\n\x1b[31m"));
+    fs::write(&odd, "odd").expect("a file");
+    build(&bed, "context").args(["-o", "type=local,dest=tree"]).run().success();
+    assert_eq!(fs::read(bed.path("tree/out").join(odd.file_name().expect("a name"))).expect("the file"), b"odd");
+    assert_eq!(fs::read(bed.path(format!("tree/out/{long}/{long}"))).expect("the file"), b"long");
+    dockerfile(&bed, "context", &format!("FROM scratch\nCOPY d/{long}/{long} /{long}n\n"));
+    build(&bed, "context").run().failure().says(&["Dockerfile:2", "255"]);
+}
+
+#[test]
+fn trees_that_are_too_deep() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    dockerfile(&bed, "context", "FROM scratch\nCOPY deep /\n");
+    fs::create_dir_all(bed.path("context/deep")).expect("a folder");
+    nest(&bed.path("context/deep"), "d", 500);
+    // Few files may be open: the walk does not keep its way back open.
+    let limited = |bed: &Bed| {
+        let program = format!("ulimit -n 128; exec {} \"$@\"", env!("CARGO_BIN_EXE_kiln"));
+        let mut command = Command::new("sh");
+        command.args(["-c", &program, "kiln", "build", "-o", "type=oci,dest=deep.tar", "context"]);
+        command.env("KILN_ROOT", bed.root()).current_dir(bed.path("")).output().expect("kiln")
+    };
+    let output = limited(&bed);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    nest(&bed.path("context/deep"), "e", 520);
+    build(&bed, "context").run().failure().says(&["nested more than 512 deep"]);
+    fs::remove_dir_all(bed.path("context/deep")).expect("a folder");
+    fs::create_dir_all(bed.path("context/deep")).expect("a folder");
+    nest(&bed.path("context/deep"), &"n".repeat(250), 20);
+    build(&bed, "context").run().failure().says(&["longer than 4096 bytes"]);
+    bed.assert_tidy();
+}
+
+#[test]
+fn archives_stay_in_their_directory() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    dockerfile(&bed, "context", "FROM scratch\nADD x.tar /o/\n");
+    archive(
+        &bed,
+        &[
+            entry(b'0', "../../../up", "", b"1"),
+            entry(b'0', "/abs/f", "", b"2"),
+            entry(b'2', "out", "/", b""),
+            entry(b'0', "out/through", "", b"3"),
+            entry(b'2', "etc", "/etc", b""),
+            entry(b'5', "etc", "", b""),
+            entry(b'0', "etc/passwd", "", b"4"),
+            entry(b'1', "linked", "../../abs/f", b""),
+            entry(b'0', ".wh.up", "", b""),
+        ],
+    );
+    // Such a name cannot be in a layer, where it would delete.
+    exported(&bed).run().failure().says(&[".wh."]);
+    archive(
+        &bed,
+        &[
+            entry(b'0', "../../../up", "", b"1"),
+            entry(b'0', "/abs/f", "", b"2"),
+            entry(b'2', "out", "/", b""),
+            entry(b'0', "out/through", "", b"3"),
+            entry(b'2', "etc", "/etc", b""),
+            entry(b'5', "etc", "", b""),
+            entry(b'0', "etc/passwd", "", b"4"),
+            entry(b'1', "linked", "../../abs/f", b""),
+        ],
+    );
+    let found = files(&bed);
+    let names: Vec<&str> = found.keys().map(String::as_str).collect();
+    assert_eq!(names, ["o", "o/abs", "o/abs/f", "o/etc", "o/etc/passwd", "o/linked", "o/out", "o/through", "o/up"]);
+    for link in ["../../../../etc/passwd", "/etc/shadow", "nowhere"] {
+        archive(&bed, &[entry(b'0', "f", "", b""), entry(b'1', "h", link, b"")]);
+        exported(&bed).run().failure().says(&["Dockerfile:2", "\"h\"", "no such file"]);
+    }
+    bed.assert_tidy();
+}
+
+#[test]
+fn archives_that_are_bombs_or_broken() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    dockerfile(&bed, "context", "FROM scratch\nADD x.tar /o/\n");
+    // A file of 4 GiB of zeros says its header; what is there is much less.
+    let mut header = tar::Header::new_ustar();
+    header.set_path("zeros").expect("a name");
+    header.set_mode(0o644);
+    header.set_size(4 << 30);
+    header.set_entry_type(tar::EntryType::Regular);
+    header.set_cksum();
+    let mut compressed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    compressed.write_all(header.as_bytes()).expect("a header");
+    compressed.write_all(&[0; 4096]).expect("zeros");
+    bed.write("context/x.tar", compressed.finish().expect("an archive"));
+    build(&bed, "context").run().failure().says(&["Dockerfile:2", "expands to more than 1000 times its size"]);
+    archive(&bed, &[entry(b'0', "f", "", b"whole"), entry(b'V', "label", "", b"")]);
+    build(&bed, "context").run().failure().says(&["Dockerfile:2", "label", "unknown type"]);
+    let whole = [entry(b'0', "f", "", b"whole"), entry(b'0', "g", "", &[1; 9000])].concat();
+    bed.write("context/x.tar", &whole[..4096]);
+    build(&bed, "context").run().failure().says(&["Dockerfile:2"]);
+    bed.assert_tidy();
+}
