@@ -52,6 +52,8 @@ const NAMES: [(&str, i32); 34] = [
 pub fn closest(text: &str) -> Option<String> {
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
+    // A name of one or two letters is near to too many.
+    let name = Some(name).filter(|name| name.len() > 2)?;
     suggest::closest(name, NAMES.iter().map(|(known, _)| *known)).map(|known| format!("SIG{known}"))
 }
 

@@ -346,3 +346,22 @@ fn blanks_at_the_end_are_no_part_of_a_name() {
     let names = |text: &str| plan(text, &request()).graph.vertices.pop().unwrap().name;
     assert_eq!(names("FROM alpine\nRUN   echo a   \n"), "[2/2] RUN   echo a");
 }
+
+#[test]
+fn a_namespace_parts_cache_mounts() {
+    let text = "FROM alpine\nRUN --mount=type=cache,target=/c --mount=type=cache,id=x,target=/d make\n";
+    let ids = |namespace: &str| -> Vec<String> {
+        let build_args = BTreeMap::from([("BUILDKIT_CACHE_MOUNT_NS".to_owned(), namespace.to_owned())]);
+        let plan = plan(text, &Request { build_args, ..request() });
+        let Op::Exec(exec) = &plan.graph.vertices.last().unwrap().op else { panic!("no command") };
+        exec.mounts
+            .iter()
+            .filter_map(|mount| match &mount.kind {
+                crate::graph::MountKind::Cache { id, .. } => Some(id.clone()),
+                _ => None,
+            })
+            .collect()
+    };
+    assert_eq!(ids("team"), ["team//c", "team/x"]);
+    assert_eq!(ids(""), ["//c", "/x"]);
+}

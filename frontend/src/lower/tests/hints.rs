@@ -50,6 +50,7 @@ fn values_have_neighbours_too() {
     check("FROM scratch\nRUN --network=hsot x\n", "use `default`, `none` or `host`");
     check("FROM scratch\nRUN --security=no x\n", "use `sandbox` or `insecure`");
     check("FROM scratch\nSTOPSIGNAL sigtrem\n", "did you mean SIGTERM?");
+    check("FROM scratch\nSTOPSIGNAL x\n", "name a signal as `kill -l` does, or give its number");
     check("FROM scratch\nSTOPSIGNAL nothing\n", "name a signal as `kill -l` does, or give its number");
     check(
         "# check=skp=all\nFROM scratch\n",
