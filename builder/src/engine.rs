@@ -193,7 +193,7 @@ impl Engine {
             resources: &request.resources,
             jobs: request.jobs,
             step_timeout: request.step_timeout,
-            compression: output::layer_options(request).map(|options| options.compression),
+            blobs: output::layer_options(request).filter(|options| !options.clamp),
         };
         let roots: Vec<_> = planned.roots().collect();
         let solution = solver.solve(&roots)?;

@@ -12,15 +12,16 @@ use std::sync::{Arc, Mutex};
 
 use kiln_cache::layer::{self, Compression, LayerError, Unpack};
 use kiln_cache::tree::Tree;
-use kiln_cache::{BlobError, BlobReader, LayerBlob, Store};
+use kiln_cache::{BlobError, BlobReader, LayerBlob, Record, Store};
 use kiln_frontend::graph::Location;
-use kiln_oci::{Descriptor, Digest, Reference};
+use kiln_oci::{Descriptor, Digest, Hasher, Reference};
 use kiln_registry_client::{Client as Registry, Error as RegistryError, Repository};
 use kiln_runtime::Cancel;
 
 use crate::error::{BuildError, Kind, chain};
 use crate::op::files::FileNode;
 use crate::op::layer_files;
+use crate::request::LayerOptions;
 use crate::source::layout;
 use crate::step::{Step, Steps};
 
@@ -145,23 +146,63 @@ impl Layers {
     ///
     /// # Errors
     /// When a blob cannot be made.
-    pub fn descriptor(&self, diff_id: &Digest, compression: Compression) -> Result<Descriptor, BuildError> {
+    pub fn descriptor(&self, diff_id: &Digest, options: LayerOptions) -> Result<Descriptor, BuildError> {
+        let compression = options.compression;
         let mut blobs = self.store.layer(diff_id).blobs();
         blobs.retain(|blob| self.store.has_blob(&blob.descriptor.digest) || !blob.sources.is_empty());
         // A blob that came with an image stays as it is: other registries have it already.
         blobs.sort_by_key(|blob| (blob.sources.is_empty(), blob.descriptor.digest));
         let wanted = blobs
             .iter()
-            .find(|blob| !blob.sources.is_empty())
+            .find(|blob| !blob.sources.is_empty() && !options.force)
             .or_else(|| blobs.iter().find(|blob| is_of(&blob.descriptor, compression)));
         match wanted {
             Some(blob) => Ok(blob.descriptor.clone()),
             None => {
+                // From its source, when it is nowhere nearer: what it unpacks to may not give it again.
+                if !self.has(diff_id, Form::Blob) && blobs.iter().any(|blob| !blob.sources.is_empty()) {
+                    self.bring(diff_id, Form::Blob)?;
+                }
                 let made = layer::ensure_blob(&self.store, diff_id, compression).map_err(|error| failed(&error))?;
                 self.wrote(made.digest);
                 Ok(made)
             }
         }
+    }
+
+    /// Returns a layer like another in which no time is later than `latest`, seconds since 1970;
+    /// the one that an earlier build made, where there is one.
+    ///
+    /// # Errors
+    /// As [`Layers::directory`].
+    pub fn clamped(&self, diff_id: &Digest, latest: i64, compression: Compression) -> Result<Digest, BuildError> {
+        let mut hasher = Hasher::domain("kiln.clamped.v1");
+        hasher.digest(diff_id).field(latest.to_string());
+        let key = hasher.finish();
+        let known = self.store.lookup(&key).and_then(|record| record.outputs.first()?.first().copied());
+        if let Some(known) = known.filter(|known| self.is_available(known)) {
+            return Ok(known);
+        }
+        self.bring(diff_id, Form::Directory)?;
+        let packed = layer::clamp(&self.store, diff_id, latest, compression).map_err(|error| failed(&error))?;
+        if let Some(blob) = &packed.blob {
+            self.wrote(blob.digest);
+        }
+        let note = Record {
+            key,
+            class: packed.diff_id,
+            op: *diff_id,
+            step: format!("layer of times up to {latest}"),
+            outputs: vec![vec![packed.diff_id]],
+            inputs: Vec::new(),
+            seconds: 0.0,
+            size: packed.size,
+            created: crate::solver::nanoseconds(),
+        };
+        if let Err(error) = self.store.record(&note) {
+            tracing::debug!(%error, "the next build will clamp {diff_id} again");
+        }
+        Ok(packed.diff_id)
     }
 
     /// Notes that a blob was written, and hashed on the way, in this build.

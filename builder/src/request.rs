@@ -101,11 +101,15 @@ impl Output {
 pub struct LayerOptions {
     /// Of new layers.
     pub compression: Compression,
+    /// Layers of base images are compressed in that way, too.
+    pub force: bool,
+    /// Nothing in new layers is later than SOURCE_DATE_EPOCH.
+    pub clamp: bool,
 }
 
 impl Default for LayerOptions {
     fn default() -> Self {
-        Self { compression: Compression::Gzip }
+        Self { compression: Compression::Gzip, force: false, clamp: false }
     }
 }
 

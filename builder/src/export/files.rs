@@ -25,44 +25,55 @@ pub struct Part {
     pub tree: Arc<FileNode>,
 }
 
-/// Writes trees as a tar stream: everything but the roots themselves, in order. `time` is that
-/// of the folders of platforms, seconds since 1970.
+/// Writes trees as a tar stream: everything but the roots themselves, in order. With an
+/// epoch, in seconds since 1970, that is the time of everything.
 ///
 /// # Errors
 /// When a file cannot be read or the stream not be written.
-pub fn tar(parts: &[Part], contents: &Contents, time: i64, output: impl Write) -> io::Result<()> {
-    let mut sink = TarSink::new(output);
+pub fn tar(parts: &[Part], contents: &Contents, epoch: Option<i64>, output: impl Write) -> io::Result<()> {
+    let mut writer = Tar { contents, epoch, links: HashMap::new(), sink: TarSink::new(output) };
     for Part { folder, tree } in parts {
         let mut path = Vec::new();
         if let Some(folder) = folder {
             path.push(Name::from(folder.as_bytes()));
             let name = format!("{folder}/");
-            sink.header(&TarHeader {
+            writer.sink.header(&TarHeader {
                 name: name.as_bytes(),
                 kind: b'5',
                 mode: 0o755,
-                mtime: time,
+                mtime: epoch.unwrap_or(0),
                 ..TarHeader::default()
             })?;
         }
-        write_children(tree, contents, &mut path, &mut HashMap::new(), &mut sink)?;
+        writer.links.clear();
+        writer.children(tree, &mut path)?;
     }
-    sink.finish()?;
+    writer.sink.finish()?;
     Ok(())
 }
 
-fn write_children<W: Write>(
-    node: &FileNode,
-    contents: &Contents,
-    path: &mut Vec<Name>,
-    links: &mut HashMap<u64, Vec<u8>>,
-    sink: &mut TarSink<W>,
-) -> io::Result<()> {
-    for (name, child) in &node.children {
-        path.push(name.clone());
-        let mut joined = join(path);
-        let meta = &child.meta;
-        let first = child.link_group.and_then(|group| links.get(&group).cloned());
+struct Tar<'a, W: Write> {
+    contents: &'a Contents,
+    epoch: Option<i64>,
+    /// The first name of each file that has several.
+    links: HashMap<u64, Vec<u8>>,
+    sink: TarSink<W>,
+}
+
+impl<W: Write> Tar<'_, W> {
+    fn children(&mut self, node: &FileNode, path: &mut Vec<Name>) -> io::Result<()> {
+        for (name, child) in &node.children {
+            path.push(name.clone());
+            self.entry(child, join(path))?;
+            self.children(child, path)?;
+            path.pop();
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, node: &FileNode, mut name: Vec<u8>) -> io::Result<()> {
+        let meta = &node.meta;
+        let first = node.link_group.and_then(|group| self.links.get(&group).cloned());
         let kind = match meta.kind {
             _ if first.is_some() => b'1',
             FileKind::Regular => b'0',
@@ -72,31 +83,29 @@ fn write_children<W: Write>(
             FileKind::Directory => b'5',
             FileKind::Fifo => b'6',
         };
-        if let (None, Some(group)) = (&first, child.link_group) {
-            links.insert(group, joined.clone());
+        if let (None, Some(group)) = (&first, node.link_group) {
+            self.links.insert(group, name.clone());
         }
         if meta.kind == FileKind::Directory {
-            joined.push(b'/');
+            name.push(b'/');
         }
-        sink.header(&TarHeader {
-            name: &joined,
+        self.sink.header(&TarHeader {
+            name: &name,
             kind,
             mode: meta.mode,
             uid: meta.uid,
             gid: meta.gid,
             size: if kind == b'0' { meta.size } else { 0 },
-            mtime: meta.mtime.0,
+            mtime: self.epoch.unwrap_or(meta.mtime.0),
             link: first.as_deref().unwrap_or(&meta.target),
             device: meta.device,
             capability: meta.xattrs.get(&b"security.capability"[..]).map(Vec::as_slice),
         })?;
         if kind == b'0' {
-            sink.content(meta.size, &mut contents.read(&child.origin)?)?;
+            self.sink.content(meta.size, &mut self.contents.read(&node.origin)?)?;
         }
-        write_children(child, contents, path, links, sink)?;
-        path.pop();
+        Ok(())
     }
-    Ok(())
 }
 
 /// Whom written files belong to.
@@ -108,25 +117,28 @@ pub enum Owners {
     Kept,
 }
 
-/// Writes trees into a directory, each into its folder; see [`directory`].
+/// Writes trees into a directory, each into its folder, as the caller's files; see [`directory`].
+/// With an epoch that is the time of everything.
 ///
 /// # Errors
 /// When something cannot be read or written.
-pub fn directories(parts: &[Part], contents: &Contents, target: &File, owners: Owners) -> io::Result<Vec<String>> {
+pub fn directories(parts: &[Part], contents: &Contents, epoch: Option<i64>, target: &File) -> io::Result<Vec<String>> {
     let mut skipped = Vec::new();
     for Part { folder, tree } in parts {
-        let Some(folder) = folder else {
-            skipped.extend(directory(tree, contents, target, owners)?);
-            continue;
+        let below = match folder {
+            Some(folder) => {
+                match mkdirat(target, folder, Mode::from_raw_mode(0o755)) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                File::from(openat(target, folder, flags, Mode::empty())?)
+            }
+            None => target.try_clone()?,
         };
-        match mkdirat(target, folder, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let below = File::from(openat(target, folder, flags, Mode::empty())?);
-        let left_out = directory(tree, contents, &below, owners)?;
-        skipped.extend(left_out.into_iter().map(|path| format!("/{folder}{path}")));
+        let left_out = write(tree, contents, epoch, &below, Owners::Caller)?;
+        let prefix = folder.as_ref().map_or_else(String::new, |folder| format!("/{folder}"));
+        skipped.extend(left_out.into_iter().map(|path| format!("{prefix}{path}")));
     }
     Ok(skipped)
 }
@@ -137,8 +149,18 @@ pub fn directories(parts: &[Part], contents: &Contents, target: &File, owners: O
 /// # Errors
 /// When something cannot be read or written.
 pub fn directory(tree: &FileNode, contents: &Contents, target: &File, owners: Owners) -> io::Result<Vec<String>> {
+    write(tree, contents, None, target, owners)
+}
+
+fn write(
+    tree: &FileNode,
+    contents: &Contents,
+    epoch: Option<i64>,
+    target: &File,
+    owners: Owners,
+) -> io::Result<Vec<String>> {
     let top = target.try_clone()?.into();
-    let mut writer = Directory { contents, links: HashMap::new(), top, skipped: Vec::new(), owners };
+    let mut writer = Directory { contents, epoch, links: HashMap::new(), top, skipped: Vec::new(), owners };
     let top = target.try_clone()?.into();
     writer.children(tree, &top, &mut Vec::new())?;
     Ok(writer.skipped)
@@ -146,6 +168,7 @@ pub fn directory(tree: &FileNode, contents: &Contents, target: &File, owners: Ow
 
 struct Directory<'a> {
     contents: &'a Contents,
+    epoch: Option<i64>,
     links: HashMap<u64, Vec<u8>>,
     top: OwnedFd,
     skipped: Vec<String>,
@@ -174,6 +197,12 @@ impl Directory<'_> {
         Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?)
     }
 
+    fn times(&self, meta: &FileMeta) -> Timestamps {
+        let (seconds, nanoseconds) = self.epoch.map_or(meta.mtime, |epoch| (epoch, 0));
+        let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
+        Timestamps { last_access: time, last_modification: time }
+    }
+
     fn entry(&mut self, node: &FileNode, fd: &OwnedFd, name: &Name, path: &mut Vec<Name>) -> io::Result<()> {
         let meta = &node.meta;
         let name: &[u8] = name;
@@ -188,7 +217,7 @@ impl Directory<'_> {
             let child = openat(fd, name, flags, Mode::empty())?;
             self.children(node, &child, path)?;
             self.own(&child, meta)?;
-            rustix::fs::futimens(&child, &times(meta.mtime))?;
+            rustix::fs::futimens(&child, &self.times(meta))?;
             return Ok(());
         }
         remove(fd, name)?;
@@ -205,7 +234,7 @@ impl Directory<'_> {
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "its content is incomplete"));
                 }
                 self.own(file.as_fd(), meta)?;
-                rustix::fs::futimens(file.as_fd(), &times(meta.mtime))?;
+                rustix::fs::futimens(file.as_fd(), &self.times(meta))?;
             }
             FileKind::Symlink => {
                 symlinkat(&meta.target[..], fd, name)?;
@@ -213,7 +242,7 @@ impl Directory<'_> {
                     let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
                     rustix::fs::chownat(fd, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
                 }
-                utimensat(fd, name, &times(meta.mtime), AtFlags::SYMLINK_NOFOLLOW)?;
+                utimensat(fd, name, &self.times(meta), AtFlags::SYMLINK_NOFOLLOW)?;
             }
             FileKind::Char | FileKind::Block | FileKind::Fifo | FileKind::Directory => {
                 self.skipped.push(crate::op::files::display(path));
@@ -225,11 +254,6 @@ impl Directory<'_> {
         }
         Ok(())
     }
-}
-
-fn times(mtime: (i64, u32)) -> Timestamps {
-    let time = Timespec { tv_sec: mtime.0, tv_nsec: mtime.1.into() };
-    Timestamps { last_access: time, last_modification: time }
 }
 
 /// Removes whatever has this name, without following it.

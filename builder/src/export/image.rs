@@ -91,7 +91,15 @@ pub fn make(
     options: LayerOptions,
 ) -> Result<Image, BuildError> {
     let epoch = plan.epoch;
-    let chain = solution.chain(plan.root);
+    let mut chain = solution.chain(plan.root);
+    if let (true, Some(epoch)) = (options.clamp, epoch) {
+        // The lowest layers are the base's, as many as the new history does not account for.
+        let new = plan.config.history.iter().skip(plan.base_history).filter(|entry| !entry.empty_layer).count();
+        let base = chain.len().saturating_sub(new);
+        for diff_id in &mut chain[base..] {
+            *diff_id = layers.clamped(diff_id, epoch, options.compression)?;
+        }
+    }
     let mut config = plan.config.clone();
     config.rootfs.diff_ids.clone_from(&chain);
     let new: Vec<Option<u64>> = plan
@@ -111,7 +119,7 @@ pub fn make(
     }
     let config_bytes = serde_json::to_vec(&config).map_err(|error| BuildError::bug(error.to_string()))?;
     let blobs: Vec<Descriptor> =
-        chain.par_iter().map(|diff_id| layers.descriptor(diff_id, options.compression)).collect::<Result<_, _>>()?;
+        chain.par_iter().map(|diff_id| layers.descriptor(diff_id, options)).collect::<Result<_, _>>()?;
     let config = Descriptor::of(media_type::CONFIG, &config_bytes);
     let manifest = Manifest {
         schema_version: 2,

@@ -98,6 +98,9 @@ impl Exporter<'_> {
             return Ok(set.clone());
         }
         let step = self.work.steps.start("exporting to image");
+        if options.clamp && self.planned.plans.iter().all(|plan| plan.epoch.is_none()) {
+            step.note("rewrite-timestamp does nothing without SOURCE_DATE_EPOCH");
+        }
         let make = || -> Result<ImageSet, BuildError> {
             let mut images = Vec::new();
             for plan in &self.planned.plans {
@@ -190,8 +193,7 @@ impl Exporter<'_> {
         let write = || -> Result<(), BuildError> {
             let (parts, contents) = self.files()?;
             let mut stream = self.client.results.stream(destination).map_err(|error| write_failed(&error))?;
-            let epoch = self.planned.plans.iter().find_map(|plan| plan.epoch).unwrap_or(0);
-            files::tar(&parts, &contents, epoch, &mut stream).map_err(|error| write_failed(&error))?;
+            files::tar(&parts, &contents, self.epoch(), &mut stream).map_err(|error| write_failed(&error))?;
             stream.finish().map_err(|error| write_failed(&error))
         };
         step.end(write())
@@ -202,8 +204,8 @@ impl Exporter<'_> {
         let write = || -> Result<(), BuildError> {
             let (parts, contents) = self.files()?;
             let target = self.client.results.directory(directory).map_err(|error| write_failed(&error))?;
-            let skipped = files::directories(&parts, &contents, &target, files::Owners::Caller)
-                .map_err(|error| write_failed(&error))?;
+            let skipped =
+                files::directories(&parts, &contents, self.epoch(), &target).map_err(|error| write_failed(&error))?;
             if !skipped.is_empty() {
                 step.note(format!("not written, as they are no ordinary files: {}", skipped.join(", ")));
             }
@@ -211,6 +213,11 @@ impl Exporter<'_> {
         };
         let result = write();
         step.end(result)
+    }
+
+    /// SOURCE_DATE_EPOCH, seconds.
+    fn epoch(&self) -> Option<i64> {
+        self.planned.plans.iter().find_map(|plan| plan.epoch)
     }
 
     /// The files of all platforms, each in a folder of its own where there may be several.

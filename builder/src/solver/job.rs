@@ -211,7 +211,8 @@ impl Job<'_, '_> {
                 let base_chain = self.base();
                 let tree = self.run.solver.layers.tree(base_chain)?;
                 let base = Base { chain: base_chain, tree: &tree, exists: !base_chain.is_empty() };
-                let compression = self.run.solver.compression.filter(|_| self.run.in_result.contains(&self.id));
+                let blobs = self.run.solver.blobs.filter(|_| self.run.in_result.contains(&self.id));
+                let compression = blobs.map(|options| options.compression);
                 let directory = self.run.below_exec.contains(&self.id) || compression.is_none();
                 let make = Make { compression, directory, now: now() };
                 let packed = file::run(self.run.solver.store, op, &base, &sources, &self.run.contents, &make)

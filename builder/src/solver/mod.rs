@@ -15,7 +15,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use kiln_cache::Store;
 use kiln_cache::context::Memo;
-use kiln_cache::layer::Compression;
 use kiln_frontend::dockerfile::Diagnostic;
 use kiln_frontend::graph::{Edge, Graph, LocalSource, MountKind, Op, Source, Vertex, VertexId, op_digest};
 use kiln_oci::{Digest, Hasher};
@@ -27,6 +26,7 @@ use crate::fetch::FetchedContext;
 use crate::layers::Layers;
 use crate::op::content::Contents;
 use crate::op::exec::SharedNetwork;
+use crate::request::LayerOptions;
 use crate::source::image::Resolved;
 use crate::source::local::LocalContext;
 use crate::step::Steps;
@@ -67,8 +67,8 @@ pub struct Solver<'a> {
     pub jobs: Option<usize>,
     /// How long one command may take.
     pub step_timeout: Option<std::time::Duration>,
-    /// What the layers of the result are to be compressed with; `None` when nobody wants blobs.
-    pub compression: Option<Compression>,
+    /// How the layers of the result become blobs; `None` when nobody wants these.
+    pub blobs: Option<LayerOptions>,
 }
 
 /// What a vertex came to.
@@ -271,9 +271,9 @@ impl<'s> Run<'s> {
                 match result {
                     Ok(result) => {
                         // Packing a finished layer goes on beside the steps after it.
-                        if let Some((layer, compression)) = this.to_compress(id, &result) {
+                        if let Some((layer, options)) = this.to_compress(id, &result) {
                             scope.spawn(move || {
-                                if let Err(error) = this.solver.layers.descriptor(&layer, compression) {
+                                if let Err(error) = this.solver.layers.descriptor(&layer, options) {
                                     tracing::debug!(%error, "compressing {layer} beside the build failed");
                                 }
                             });
@@ -305,12 +305,12 @@ impl<'s> Run<'s> {
     }
 
     /// The layer that a command made, if the result will need its blob.
-    fn to_compress(&self, id: VertexId, solved: &Solved) -> Option<(Digest, Compression)> {
-        let compression = self.solver.compression?;
+    fn to_compress(&self, id: VertexId, solved: &Solved) -> Option<(Digest, LayerOptions)> {
+        let options = self.solver.blobs?;
         let is_new = !solved.is_cached && self.in_result.contains(&id);
         let is_exec = matches!(self.solver.graph.vertex(id).op, Op::Exec(_));
         match &solved.value {
-            Value::Chain(chain) if is_new && is_exec => Some((*chain.last()?, compression)),
+            Value::Chain(chain) if is_new && is_exec => Some((*chain.last()?, options)),
             _ => None,
         }
     }

@@ -44,7 +44,7 @@ pub use note::{Inode, Note, Notes};
 pub use owner::Ownership;
 pub use pack::{Pack, Packed, pack};
 pub use seal::seal;
-pub use unpack::{Limits, Unpack, ensure_blob, ensure_directory, ensure_index, unpack, unpack_within};
+pub use unpack::{Limits, Unpack, clamp, ensure_blob, ensure_directory, ensure_index, unpack, unpack_within};
 
 #[cfg(test)]
 pub(crate) use tests::vectors;

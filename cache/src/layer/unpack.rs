@@ -203,15 +203,8 @@ fn recompress(
 
 /// Makes the tar stream again from the directory form.
 fn repack(store: &Store, diff_id: &Digest, compression: Option<Compression>) -> Result<Packed, LayerError> {
-    let directory = store.layer(diff_id).directory().ok_or(LayerError::Missing(*diff_id))?;
     let mut packer = Packer::new(store, compression, None);
-    let mut entries = read::entries(&directory, store.ownership());
-    if store.ownership() != Ownership::Real
-        && let Some(index) = store.layer(diff_id).index()?
-    {
-        entries = entries.knowing(Known::of(&index));
-    }
-    for entry in entries {
+    for entry in directory_entries(store, diff_id)? {
         packer.add(entry?)?;
     }
     let packed = packer.finish()?;
@@ -220,6 +213,35 @@ fn repack(store: &Store, diff_id: &Digest, compression: Option<Compression>) -> 
     }
     publish(store, &packed, None)?;
     Ok(packed)
+}
+
+/// Makes a layer like another in which no time is later than `latest`, seconds since 1970.
+///
+/// # Errors
+/// As [`ensure_directory`], and when the store cannot be written.
+pub fn clamp(store: &Store, diff_id: &Digest, latest: i64, compression: Compression) -> Result<Packed, LayerError> {
+    ensure_directory(store, diff_id)?;
+    let mut packer = Packer::new(store, Some(compression), None);
+    for entry in directory_entries(store, diff_id)? {
+        let mut entry = entry?;
+        entry.mtime = entry.mtime.min((latest, 0));
+        packer.add(entry)?;
+    }
+    let packed = packer.finish()?;
+    publish(store, &packed, None)?;
+    Ok(packed)
+}
+
+/// Reads the directory form, with the owners that are only noted beside it.
+fn directory_entries(store: &Store, diff_id: &Digest) -> Result<read::Entries, LayerError> {
+    let directory = store.layer(diff_id).directory().ok_or(LayerError::Missing(*diff_id))?;
+    let entries = read::entries(&directory, store.ownership());
+    if store.ownership() != Ownership::Real
+        && let Some(index) = store.layer(diff_id).index()?
+    {
+        return Ok(entries.knowing(Known::of(&index)));
+    }
+    Ok(entries)
 }
 
 /// Runs `read` on each blob of a layer that is in the store, until one will do.

@@ -22,13 +22,12 @@ pub struct Parsed {
 }
 
 /// Every key that some kind of output takes.
-const KEYS: [&str; 7] = ["type", "dest", "tar", "compression", "name", "push", "oci-mediatypes"];
+const KEYS: [&str; 9] =
+    ["type", "dest", "tar", "compression", "force-compression", "rewrite-timestamp", "name", "push", "oci-mediatypes"];
 
 /// Keys that other builders know and kiln does not yet.
-const LATER: [&str; 14] = [
+const LATER: [&str; 12] = [
     "compression-level",
-    "force-compression",
-    "rewrite-timestamp",
     "source-date-epoch",
     "push-by-digest",
     "registry.insecure",
@@ -50,6 +49,8 @@ struct Fields {
     destination: Option<String>,
     tar: Option<bool>,
     compression: Option<Compression>,
+    force: Option<bool>,
+    clamp: Option<bool>,
     names: Vec<Reference>,
     push: Option<bool>,
 }
@@ -95,6 +96,8 @@ impl Fields {
             "tar" => self.tar = Some(truth()?),
             "push" => self.push = Some(truth()?),
             "compression" => self.compression = Some(compression(value)?),
+            "force-compression" => self.force = Some(truth()?),
+            "rewrite-timestamp" => self.clamp = Some(truth()?),
             "name" => {
                 for name in value.split(',').filter(|name| !name.is_empty()) {
                     self.names.push(super::value::tag(name)?);
@@ -132,11 +135,18 @@ impl Fields {
         };
         belongs("tar", self.tar.is_some(), &["oci", "docker"])?;
         belongs("push", self.push.is_some(), &["image", "registry"])?;
-        belongs("compression", self.compression.is_some(), &["image", "registry", "oci", "docker"])?;
+        let images = ["image", "registry", "oci", "docker"];
+        belongs("compression", self.compression.is_some(), &images)?;
+        belongs("force-compression", self.force.is_some(), &images)?;
+        belongs("rewrite-timestamp", self.clamp.is_some(), &images)?;
         belongs("name", !self.names.is_empty(), &["image", "registry", "oci", "docker"])?;
         belongs("dest", self.destination.is_some(), &["oci", "docker", "local", "tar"])?;
         let usual = LayerOptions::default();
-        let layers = LayerOptions { compression: self.compression.unwrap_or(usual.compression) };
+        let layers = LayerOptions {
+            compression: self.compression.unwrap_or(usual.compression),
+            force: self.force.unwrap_or(usual.force),
+            clamp: self.clamp.unwrap_or(usual.clamp),
+        };
         let stream = || match self.destination.as_deref() {
             None | Some("-" | "") => Destination::Stdout,
             Some(path) => Destination::File(current.join(path)),
@@ -181,6 +191,8 @@ fn compression(text: &str) -> Result<Compression, BuildError> {
         "gzip" => Ok(Compression::Gzip),
         "zstd" => Ok(Compression::Zstd),
         "uncompressed" => Ok(Compression::Uncompressed),
+        "estargz" => Err(BuildError::input("compression `estargz` is not supported")
+            .hint("use `gzip`, which the same readers take, or `zstd`")),
         other => {
             Err(BuildError::input(format!("unknown compression `{other}`")).hint("known: gzip, zstd, uncompressed"))
         }
@@ -311,8 +323,11 @@ mod tests {
     #[test]
     fn the_long_forms() {
         let layers = LayerOptions::default();
-        let zstd = LayerOptions { compression: Compression::Zstd };
+        let zstd = LayerOptions { compression: Compression::Zstd, ..LayerOptions::default() };
         good("type=cacheonly", Output::CacheOnly);
+        let clamped = LayerOptions { force: true, clamp: true, ..layers };
+        let text = "type=docker,force-compression=true,rewrite-timestamp=1";
+        good(text, Output::Docker { destination: Destination::Stdout, layers: clamped });
         good("type=oci,dest=a.tar", Output::Oci { destination: file("/here/a.tar"), tar: true, layers });
         good("type=oci", Output::Oci { destination: Destination::Stdout, tar: true, layers });
         good(
@@ -348,7 +363,9 @@ mod tests {
         bad("type=docker,tar=false,dest=d", "type=oci");
         bad("type=oci,tar=false", "tar=false");
         bad("type=image,compression=xz", "unknown compression");
-        bad("type=image,rewrite-timestamp=true", "not supported yet");
+        bad("type=image,push-by-digest=true", "not supported yet");
+        bad("type=tar,rewrite-timestamp=true", "does not go with");
+        bad("type=oci,compression=estargz", "`estargz` is not supported");
         bad("type=image,oci-mediatypes=false", "OCI media types");
         bad("type=image,name=UPPER", "lowercase");
         bad("\"type=oci", "quoted");
@@ -356,7 +373,7 @@ mod tests {
 
     #[test]
     fn push_joins_an_image_output_or_adds_one() {
-        let layers = LayerOptions { compression: Compression::Zstd };
+        let layers = LayerOptions { compression: Compression::Zstd, ..LayerOptions::default() };
         let one = combine(vec![Output::Image { push: false, layers }], true, false).unwrap();
         assert_eq!(one, [Output::Image { push: true, layers }]);
         let local = Output::Local { directory: "x".into() };

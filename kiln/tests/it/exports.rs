@@ -216,3 +216,38 @@ fn a_destination_that_cannot_be_is_refused() {
     build(&bed, "context").args(["-o", "type=oci,dest=x,compresion=gzip"]).run().failure().says(&["compresion"]);
     build(&bed, "context").arg("--push").run().failure().says(&["-t"]);
 }
+
+#[test]
+fn layers_of_the_base_are_compressed_again_where_that_is_asked_for() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    varied(&bed);
+    let types = |more: &str| -> Vec<String> {
+        let output = format!("type=oci,dest=image.tar,compression=zstd{more}");
+        build(&bed, "context").args(["-o", &output]).run().success();
+        let image = Image::fetch(&Source::OciArchive(bed.path("image.tar")));
+        image.manifest.layers.iter().map(|layer| layer.media_type.clone()).collect()
+    };
+    let kept = types("");
+    assert!(kept[0].ends_with("gzip") && kept.last().is_some_and(|last| last.ends_with("zstd")), "{kept:?}");
+    assert!(types(",force-compression=true").iter().all(|kind| kind.ends_with("zstd")));
+}
+
+#[test]
+fn an_epoch_is_the_time_of_all_files() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    varied(&bed);
+    let epoch = ["--build-arg", "SOURCE_DATE_EPOCH=1000000007"];
+    let streamed = build(&bed, "context").args(epoch).args(["-o", "-"]).run().success();
+    let mut archive = tar::Archive::new(&*streamed.stdout);
+    for entry in archive.entries().expect("an archive") {
+        assert_eq!(entry.expect("an entry").header().mtime().expect("a time"), 1_000_000_007);
+    }
+    build(&bed, "context").args(epoch).args(["-o", "out"]).run().success();
+    assert_eq!(fs::metadata(bed.path("out/data/file")).expect("a file").mtime(), 1_000_000_007);
+}
