@@ -86,8 +86,11 @@ impl Store {
             other => other.at("create", &*self.root)?,
         }
         for name in ["ingest", "blobs/sha256", "layers/v1", "records/v1", "mounts/v1", "context/v1", "run"] {
+            // Also where the user has made the directory, and lets others in: layers and mounts hold set-user-id programs and
+            // device nodes that are nobody else's to use. Blobs are only bytes, and an image layout is for others to read.
+            let mode = if name.starts_with("blobs") { 0o755 } else { 0o700 };
             let path = self.root.join(name);
-            DirBuilder::new().recursive(true).mode(0o755).create(&path).at("create", path)?;
+            DirBuilder::new().recursive(true).mode(mode).create(&path).at("create", path)?;
         }
         let index = self.root.join("index.json");
         if !index.exists() {

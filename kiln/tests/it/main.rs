@@ -2,6 +2,7 @@
 //! docker-registry on loopback, real namespaces; results are read by skopeo, umoci, runc,
 //! podman and tar.
 
+mod attacks;
 mod caches;
 mod checks;
 mod commands;
