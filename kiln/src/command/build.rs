@@ -15,7 +15,7 @@ use kiln_runtime::Isolation;
 use super::call::{Call, Method};
 use crate::input::build_arg;
 use crate::input::context::{self, LocalContexts};
-use crate::input::origin::{self, Origin};
+use crate::input::origin::{self, Origin, Wanted};
 use crate::input::resources::ResourceFlags;
 use crate::input::results::{LocalResults, write_file};
 use crate::input::secret::{Lent, NamedSecrets};
@@ -176,8 +176,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let display = Display::start(if arguments.print.is_some() { Mode::Quiet } else { mode });
     let (steps, cancel) = (Steps::new(display.sink()), interrupt::cancel());
     let fetcher = engine.fetcher(&steps, &lent, &cancel);
-    let Origin { file, path, main, context, time } =
-        origin::find(place, arguments.file.as_deref(), &current, &request.options, &fetcher)?;
+    let wanted =
+        Wanted { name: arguments.file.as_deref(), current: &current, options: &request.options, cancel: &cancel };
+    let Origin { file, path, main, context, time } = origin::find(place, wanted, &fetcher)?;
     drop(fetcher);
     let source = SourceText { name: file.name.clone(), text: String::from_utf8_lossy(&file.text).into_owned() };
     let failed = |error: BuildError| Failure::Error { error, file: Some(source.clone()) };

@@ -33,7 +33,7 @@ pub struct Found {
 /// When there is none, or it cannot be read; the hint says what is nearby.
 pub fn find(name: Option<&str>, context: &Path, current: &Path) -> Result<Found, BuildError> {
     match name {
-        Some("-") => Ok(Found { file: from_stdin()?, path: None }),
+        Some("-") => Ok(Found { file: from_stdin(io::stdin().lock())?, path: None }),
         Some(name) => {
             let path = current.join(name);
             let text = read(&path).map_err(|error| {
@@ -70,8 +70,8 @@ pub fn find(name: Option<&str>, context: &Path, current: &Path) -> Result<Found,
 ///
 /// # Errors
 /// When it cannot be read, is too large, or is an archive.
-pub fn from_stdin() -> Result<BuildFile, BuildError> {
-    let file = from_reader(io::stdin().lock())?;
+pub fn from_stdin(stdin: impl Read) -> Result<BuildFile, BuildError> {
+    let file = from_reader(stdin)?;
     if is_archive(&file.text[..file.text.len().min(ARCHIVE_HEAD)]) {
         return Err(BuildError::input("standard input is an archive, and a build file is text")
             .hint("a context that is an archive is given as `-` in the place of the directory, without `-f -`"));

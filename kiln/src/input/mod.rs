@@ -10,4 +10,5 @@ pub mod resources;
 pub mod results;
 pub mod secret;
 pub mod ssh;
+pub mod stdin;
 pub mod value;

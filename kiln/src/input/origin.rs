@@ -13,9 +13,11 @@ use std::path::{Path, PathBuf};
 use kiln_builder::{ARCHIVE_HEAD, BuildError, BuildFile, FetchedContext, Fetcher, is_archive};
 use kiln_frontend::dockerfile::git;
 use kiln_frontend::lower::{self, ContextTime};
+use kiln_runtime::Cancel;
 
 use super::build_file::{self, Found};
 use super::context::Main;
+use super::stdin::Stdin;
 
 /// The PATH argument.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,23 +90,35 @@ pub fn is_url(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
 
-/// Reads the build file, and fetches the context if it is not a directory. `name` is the value of `-f`;
-/// `options` say how a repository is checked out.
+/// What else is known of what is wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The value of `-f`.
+    pub name: Option<&'a str>,
+    /// Where relative paths start.
+    pub current: &'a Path,
+    /// How a repository is checked out.
+    pub options: &'a lower::Request,
+    /// Ends the wait for standard input.
+    pub cancel: &'a Cancel,
+}
+
+/// Reads the build file, and fetches the context if it is not a directory.
 ///
 /// # Errors
 /// When either is missing or cannot be had.
-pub fn find(
-    place: Place,
-    name: Option<&str>,
-    current: &Path,
-    options: &lower::Request,
-    fetcher: &Fetcher,
-) -> Result<Origin, BuildError> {
+pub fn find(place: Place, wanted: Wanted, fetcher: &Fetcher) -> Result<Origin, BuildError> {
+    find_both(place, wanted, fetcher)
+        .map_err(|error| if wanted.cancel.is_cancelled() { BuildError::cancelled() } else { error })
+}
+
+fn find_both(place: Place, wanted: Wanted, fetcher: &Fetcher) -> Result<Origin, BuildError> {
+    let Wanted { name, current, options, cancel } = wanted;
     let elsewhere = match name {
         Some("-") if place == Place::Stdin => {
             return Err(BuildError::input("invalid argument: can't use stdin for both build context and dockerfile"));
         }
-        Some("-") => Some(Found { file: build_file::from_stdin()?, path: None }),
+        Some("-") => Some(Found { file: build_file::from_stdin(Stdin::new(cancel))?, path: None }),
         Some(url) if is_url(url) => {
             let text = fetcher.build_file(url, build_file::LARGEST)?;
             Some(Found { file: BuildFile { name: "Dockerfile".to_owned(), text }, path: None })
@@ -125,7 +139,7 @@ pub fn find(
         Place::Http(url) => fetcher.http(&url)?,
         Place::Git(url) => fetcher.git(&url, options)?,
         Place::Stdin => {
-            let mut stdin = io::stdin().lock();
+            let mut stdin = Stdin::new(cancel);
             let mut head = Vec::new();
             let read = stdin.by_ref().take(ARCHIVE_HEAD as u64).read_to_end(&mut head);
             read.map_err(|error| BuildError::environment(format!("cannot read standard input: {error}")))?;

@@ -1,7 +1,7 @@
 //! ADD and contexts from git repositories, served by git itself on loopback.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -105,6 +105,11 @@ fn an_unchanged_repository_is_asked_once() {
     // ADD of the same commit fetches nothing either.
     add(&bed, &format!("{url}#main /o")).run().success();
     assert_eq!((repositories.asked(), read(&bed, "o/f")), (2, "one".into()));
+
+    // A fixed time is that of the commit, for the files as well; steps that are known keep theirs.
+    fs::remove_dir_all(bed.root()).expect("the store");
+    build(&bed, &url).args(["--build-arg", "SOURCE_DATE_EPOCH=context"]).run().success();
+    assert_eq!(fs::metadata(bed.path("out/f")).expect("a file").mtime(), 1_000_000_000);
 
     fs::write(repositories.root.join("r.git/f"), "two").expect("a file");
     git(&repositories.root.join("r.git"), &["commit", "-qam", "two"]);

@@ -242,6 +242,11 @@ fn standard_input_is_an_archive_or_a_build_file() {
         assert_eq!(read(&bed, "g"), "x", "{compression:?}");
     }
     build(&bed, "-").input("FROM scratch\nWORKDIR /w\n").run().success();
+    // An archive is as old as the newest file in it.
+    let dated = Entry { mtime: Some(1_234_567_890), ..file("Dockerfile", "FROM scratch\nWORKDIR /w\n") };
+    let bytes = archive(&[dated, file("f", "")], Compression::None).expect("an archive");
+    build(&bed, "-").args(["--build-arg", "SOURCE_DATE_EPOCH=context"]).input(bytes).run().success();
+    assert_eq!(fs::metadata(bed.path("out/w")).expect("a folder").mtime(), 1_234_567_890);
     let outcome = build(&bed, "-").args(["-f", "x"]).input("FROM scratch\n").run().failure();
     outcome.says(&["ambiguous Dockerfile source"]);
     build(&bed, "-").args(["-f", "-"]).input("FROM scratch\n").run().failure().says(&["can't use stdin for both"]);
