@@ -411,7 +411,7 @@ pub fn failed(error: &LayerError) -> BuildError {
 const CHANGED_HINT: &str = "build again when nothing writes to it, or leave it out with .dockerignore";
 
 /// Whether a context's file was not the one that was walked any more.
-fn is_changed(error: &(dyn std::error::Error + 'static)) -> bool {
+pub fn is_changed(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut current = Some(error);
     while let Some(error) = current {
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);

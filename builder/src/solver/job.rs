@@ -15,6 +15,7 @@ use super::{
     Run, Solved, Value, classes, fresh_class, is_of_session, key, nanoseconds, now, op_in_session, scratch_class,
 };
 use crate::error::{BuildError, chain};
+use crate::layers;
 use crate::op::content::Contents;
 use crate::op::file::{self, Base, Make};
 use crate::op::{copy, exec, missing, suspect};
@@ -308,7 +309,7 @@ impl Job<'_, '_> {
     fn explain(&self, error: &file::FileError, sources: &BTreeMap<usize, file::Source>) -> BuildError {
         use crate::op::copy::CopyError;
         if let file::FileError::Layer(error) = error {
-            return crate::layers::failed(error);
+            return layers::failed(error);
         }
         let mut built = BuildError::input(chain(error));
         if let file::FileError::Copy(CopyError::NotFound(path)) = error {
@@ -320,6 +321,7 @@ impl Job<'_, '_> {
         }
         if let file::FileError::Copy(CopyError::Read { .. }) | file::FileError::Read { .. } = error {
             built = built.hint("check that the file can be read, and that nothing changes it while the build runs");
+            built.is_change = layers::is_changed(error);
         }
         built
     }
@@ -349,5 +351,8 @@ fn prefetch(context: &LocalContext, op: &FileOp) -> Result<(), BuildError> {
             copy::local_files(&context.tree, action, &mut files);
         }
     }
-    context.digest_all(&files).map_err(|error| BuildError::input(chain(&error)))
+    context.digest_all(&files).map_err(|error| {
+        let is_change = layers::is_changed(&error);
+        BuildError { is_change, ..BuildError::input(chain(&error)) }
+    })
 }

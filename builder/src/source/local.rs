@@ -94,6 +94,10 @@ impl LocalFile {
         &self.path
     }
 
+    fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.path).into_owned()
+    }
+
     /// Opens the file.
     ///
     /// # Errors
@@ -101,19 +105,21 @@ impl LocalFile {
     pub fn open(&self) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        let shown = || String::from_utf8_lossy(&self.path).into_owned();
         let file = loop {
             match openat2(&*self.root, &self.path[..], flags, Mode::empty(), resolve) {
                 Err(Errno::AGAIN) => continue,
                 Err(error) => {
                     let error = io::Error::from(error);
-                    return Err(io::Error::new(error.kind(), format!("`{}` of the build context: {error}", shown())));
+                    return Err(io::Error::new(
+                        error.kind(),
+                        format!("`{}` of the build context: {error}", self.shown()),
+                    ));
                 }
                 Ok(file) => break File::from(file),
             }
         };
         if identity(&rustix::fs::fstat(&file)?) != self.stat {
-            return Err(io::Error::other(Changed(shown())));
+            return Err(io::Error::other(Changed(self.shown())));
         }
         Ok(file)
     }
@@ -181,6 +187,9 @@ impl LocalContext {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
+        }
+        if identity(&rustix::fs::fstat(&input)?) != file.stat {
+            return Err(io::Error::other(Changed(file.shown())));
         }
         let digest = hasher.finish();
         self.remember(file, digest);

@@ -164,6 +164,7 @@ impl Packer {
             }
             Content::Open(open) => {
                 let mut input = open().at("open", show(&entry.path))?;
+                let before = input.metadata().at("look at", show(&entry.path))?;
                 let mut missing = size;
                 while missing > 0 {
                     let space = self.stream.space();
@@ -182,7 +183,10 @@ impl Packer {
                     self.stream.advance(count)?;
                     missing -= count as u64;
                 }
-                if input.read(&mut [0]).at("read", show(&entry.path))? > 0 {
+                // Longer by now, or written to while it was read.
+                let after = input.metadata().at("look at", show(&entry.path))?;
+                if after.len() != before.len() || after.len() != size || after.modified().ok() != before.modified().ok()
+                {
                     return Err(changed());
                 }
             }
