@@ -9,6 +9,7 @@
 //! [`kiln_registry_client::Credentials`], [`seam::Secrets`], [`seam::Results`] (where results
 //! go) and [`progress::Progress`].
 
+mod caches;
 mod engine;
 mod entitlement;
 mod error;
@@ -26,6 +27,7 @@ mod source;
 mod step;
 mod survey;
 
+pub use caches::CacheDirectory;
 pub use engine::{Client, Engine, EngineOptions};
 pub use entitlement::Entitlement;
 pub use error::{BuildError, Kind};

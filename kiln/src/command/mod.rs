@@ -4,6 +4,7 @@
 //! subcommands that need them.
 
 mod build;
+mod cache;
 mod call;
 mod context;
 mod debug;
@@ -54,6 +55,8 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Remove from the store what is not needed any more
     Prune(prune::Arguments),
+    /// List, show and remove cache mounts
+    Cache(cache::Arguments),
     /// Show what this machine lets kiln do
     Info(info::Arguments),
     /// Show what a build would see of a directory, and why
@@ -84,6 +87,7 @@ pub fn run() -> ExitCode {
         Command::History(arguments) => history::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Prune(arguments) => prune::run(&arguments),
+        Command::Cache(arguments) => cache::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
         Command::Context(arguments) => context::run(&arguments),
         Command::Debug(arguments) => debug::run(&arguments),

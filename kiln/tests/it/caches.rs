@@ -121,3 +121,21 @@ fn one_that_is_mounted_twice_does_not_wait_for_itself() {
         .success();
     assert_eq!(content(&bed, ",sharing=locked"), ["f"]);
 }
+
+#[test]
+fn cache_mounts_are_listed_and_removed_by_id() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    run(&bed, "", "dd if=/dev/zero of=/c/f bs=1k count=300 2>/dev/null").success();
+    run(&bed, " --mount=type=cache,target=/root/.cache", "true").success();
+    let listed = bed.kiln(["cache", "ls", "--format=json"]).run().success().text();
+    assert!(listed.contains("\"ID\":\"c\"") && listed.contains("\"ID\":\"/root/.cache\""), "{listed}");
+    let shown = bed.kiln(["cache", "show", "c"]).run().success().text();
+    assert!(shown.contains("size:      3") && shown.contains("/mounts/v1/"), "{shown}");
+    bed.kiln(["cache", "rm", "c", "nothing"]).run().failure().says(&["there is no cache mount `nothing`"]);
+    bed.kiln(["cache", "rm", "c"]).run().success();
+    assert_eq!(bed.kiln(["cache", "ls"]).run().success().text().lines().count(), 2);
+    assert!(content(&bed, "").is_empty());
+}
