@@ -26,6 +26,9 @@ pub enum RunError {
     /// The helper could not be started.
     #[error("cannot start the sandbox's helper process")]
     Spawn(#[source] io::Error),
+    /// Where layers are copied, what the command changed could not be told from the rest.
+    #[error("cannot collect what the command changed")]
+    Collect(#[source] io::Error),
     /// The helper broke off without a report.
     #[error("the sandbox ended without a report ({0})")]
     Lost(String),

@@ -30,6 +30,7 @@ pub mod init;
 mod interrupt;
 mod isolation;
 pub mod network;
+mod plain;
 mod program;
 mod resolv;
 mod run;
@@ -54,3 +55,6 @@ pub use wire::Note;
 
 /// The attribute in which a user namespace with one id ([`Isolation::SingleId`]) keeps the owner of a file, as `uid:gid`.
 pub const OWNER_MARK: &str = "user.kiln.owner";
+
+/// The attribute of an empty file that stands for a whiteout in a layer's directory, on file systems that take none.
+pub const WHITEOUT_MARK: &str = "user.kiln.whiteout";

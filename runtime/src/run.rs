@@ -21,7 +21,7 @@ use crate::isolation::Isolation;
 use crate::program::Program;
 use crate::spec::{MountKind, Security, Spec};
 use crate::wire::{self, Inbox, Message, Note, Plan, Stub};
-use crate::{hosts, init, resolv, seccomp, stub};
+use crate::{hosts, init, plain, resolv, seccomp, stub};
 
 /// How long the pipes are read after the command's last process has ended.
 const GRACE: Duration = Duration::from_secs(1);
@@ -110,6 +110,7 @@ pub fn run(
     let mut ended = Ended::default();
     let watched = helper.watch(&mut ended, listener, &Limits { cancel, timeout: spec.timeout });
     helper.finish();
+    let collected = plain::collect(&spec.root.work, &spec.root.lowers, &spec.root.upper);
     stub::remove(&spec.root.upper, &ended.stubs);
     stub::sweep(&spec.root.work);
     for mount in &spec.mounts {
@@ -118,6 +119,7 @@ pub fn run(
         }
     }
     watched.map_err(|error| RunError::Lost(error.to_string()))?;
+    collected.map_err(RunError::Collect)?;
     if ended.is_cancelled {
         return Err(match spec.timeout.filter(|_| ended.is_late) {
             Some(timeout) => RunError::TimedOut(timeout),

@@ -14,6 +14,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, openat2, statat, unlinkat};
 
+use crate::plain;
 use crate::wire::Stub;
 
 /// Where the overlay keeps its own files, inside the work directory of a root.
@@ -123,7 +124,7 @@ fn remove_one(upper: &Path, stub: &Stub) -> rustix::io::Result<()> {
 
 /// Empties a work directory. What the overlay left there means nothing to anyone.
 pub fn sweep(work: &Path) {
-    for name in [OVERLAY, PLANTED] {
+    for name in [OVERLAY, PLANTED, plain::COPIES] {
         let _ = fs::remove_dir_all(work.join(name));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown, lchown};
 use std::path::Path;
 
 use crate::bed::{Bed, Kiln};
@@ -23,7 +23,7 @@ pub enum Ordinary {
 
 /// Mounts a few files over the machine's, in a mount namespace that ends with the program, and becomes the user.
 const SCRIPT: &str = r#"
-etc=$1 program=$2 user=$3; shift 3
+etc=$1 user=$2 program=$3; shift 3
 mount -t overlay -o "lowerdir=$etc:/etc" overlay /etc
 mount --bind "$program" "$etc/../kiln"
 exec setpriv --reuid "$user" --regid "$user" --clear-groups "$etc/../kiln" "$@"
@@ -53,13 +53,26 @@ impl Kiln {
         for folder in [&base, &etc] {
             fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("ours");
         }
-        for folder in [bed.root(), bed.home(), bed.path(".")] {
+        for folder in [bed.root(), bed.home()] {
             chown(folder, Some(USER), Some(USER)).expect("root may");
         }
-        let program = std::mem::replace(&mut self.program, "unshare".into());
+        give(&bed.path("."));
         let words = ["-m", "--propagation", "private", "sh", "-ec", SCRIPT, "sh"].map(OsString::from);
-        let places = [etc.into_os_string(), program.into_os_string(), USER.to_string().into()];
-        self.arguments.splice(0..0, words.into_iter().chain(places));
+        self.run_by("unshare", words.into_iter().chain([etc.into_os_string(), USER.to_string().into()]));
         self
+    }
+
+    /// Makes another program run it: the words, then the program, then its arguments.
+    pub fn run_by(&mut self, program: &str, words: impl IntoIterator<Item = OsString>) {
+        let program = std::mem::replace(&mut self.program, program.into());
+        self.arguments.splice(0..0, words.into_iter().chain([program.into_os_string()]));
+    }
+}
+
+/// Gives a file, or a folder with all that is in it, to the user.
+fn give(path: &Path) {
+    lchown(path, Some(USER), Some(USER)).expect("root may");
+    if fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) {
+        fs::read_dir(path).expect("a folder").for_each(|entry| give(&entry.expect("an entry").path()));
     }
 }

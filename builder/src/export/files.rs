@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use kiln_cache::layer::TarHeader;
+use kiln_cache::layer::{Ownership, TarHeader};
 use rustix::fs::{
     AtFlags, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, mkdirat, openat, statat, symlinkat, unlinkat,
     utimensat,
@@ -113,8 +113,8 @@ impl<W: Write> Tar<'_, W> {
 pub enum Owners {
     /// The caller; set-id bits would give the caller's own rights away and are dropped.
     Caller,
-    /// Whom they belong to in the tree.
-    Kept,
+    /// Whom they belong to in the tree, held in this way.
+    Kept(Ownership),
 }
 
 /// Writes trees into a directory, each into its folder, as the caller's files; see [`directory`].
@@ -190,9 +190,9 @@ impl Directory<'_> {
     /// Gives a file its owner, then its mode: a change of owner takes set-id bits away.
     fn own(&self, file: impl AsFd, meta: &FileMeta) -> io::Result<()> {
         let mut mode = meta.mode & 0o1777;
-        if self.owners == Owners::Kept {
+        if let Owners::Kept(ownership) = self.owners {
             mode = meta.mode;
-            rustix::fs::fchown(&file, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))?;
+            ownership.give(&file, (meta.uid, meta.gid))?;
         }
         Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?)
     }
@@ -238,7 +238,7 @@ impl Directory<'_> {
             }
             FileKind::Symlink => {
                 symlinkat(&meta.target[..], fd, name)?;
-                if self.owners == Owners::Kept {
+                if matches!(self.owners, Owners::Kept(ownership) if ownership.is_real()) {
                     let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
                     rustix::fs::chownat(fd, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
                 }

@@ -190,5 +190,6 @@ mod tests {
     #[test]
     fn sandbox_and_store_mean_the_same_by_a_mark() {
         assert_eq!(runtime::OWNER_MARK, layer::Ownership::MARK);
+        assert_eq!(runtime::WHITEOUT_MARK, layer::WHITEOUT_MARK);
     }
 }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::Ownership;
 use super::entry::CAPABILITY;
+use super::read::WHITEOUT_MARK;
 use crate::FileError;
 use crate::file::At;
 use crate::tree::{Kind, Meta, split};
@@ -76,32 +77,19 @@ impl Directory {
     /// Sets owner, attributes, mode and time of a file, in an order in which none undoes another.
     pub(crate) fn finish_file(&self, path: &[u8], file: &File, meta: &Meta, xattrs: &Xattrs) -> Result<(), FileError> {
         let full = || self.full(path);
-        self.set_owner(file.as_fd(), meta).at("change the owner of", full())?;
+        self.ownership.give(file, (meta.uid, meta.gid)).at("change the owner of", full())?;
         self.set_xattrs(path, file.as_fd(), xattrs)?;
         rustix::fs::fchmod(file, mode(meta)).at("change the mode of", full())?;
         rustix::fs::futimens(file, &times(meta.mtime)).at("change the time of", full())
     }
 
-    /// Sets or notes the owner of a file or directory.
-    fn set_owner(&self, file: BorrowedFd<'_>, meta: &Meta) -> rustix::io::Result<()> {
-        match self.ownership {
-            Ownership::Real | Ownership::Mapped { .. } => rustix::fs::fchown(file, uid(meta), gid(meta)),
-            Ownership::Lost => Ok(()),
-            Ownership::Recorded if (meta.uid, meta.gid) == (0, 0) => Ok(()),
-            Ownership::Recorded => {
-                let text = format!("{}:{}", meta.uid, meta.gid);
-                rustix::fs::fsetxattr(file, Ownership::MARK, text.as_bytes(), XattrFlags::empty())
-            }
-        }
-    }
-
     fn set_xattrs(&self, path: &[u8], file: BorrowedFd<'_>, xattrs: &Xattrs) -> Result<(), FileError> {
         for (name, value) in xattrs {
-            // `trusted.*` rules the overlay itself, labels belong to the host they came from, the mark is ours to set.
+            // `trusted.*` rules the overlay itself, labels belong to the host they came from, and ours are ours to set.
             let allowed = name == CAPABILITY
                 || name.starts_with(b"user.")
                     && !name.starts_with(b"user.overlay.")
-                    && name != Ownership::MARK.as_bytes();
+                    && !name.starts_with(b"user.kiln.");
             if !allowed {
                 continue;
             }
@@ -126,7 +114,7 @@ impl Directory {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = self.at("open", path, |parent, name| rustix::fs::openat(parent, name, flags, Mode::empty()))?;
         let full = || self.full(path);
-        self.set_owner(directory.as_fd(), meta).at("change the owner of", full())?;
+        self.ownership.give(&directory, (meta.uid, meta.gid)).at("change the owner of", full())?;
         self.set_xattrs(path, directory.as_fd(), xattrs)?;
         rustix::fs::fchmod(&directory, mode(meta)).at("change the mode of", full())
     }
@@ -168,7 +156,7 @@ impl Directory {
             other => other?,
         }
         // What is no file has no attribute to note an owner in.
-        if matches!(self.ownership, Ownership::Real | Ownership::Mapped { .. }) {
+        if self.ownership.is_real() {
             self.at("change the owner of", path, |parent, name| {
                 rustix::fs::chownat(parent, name, uid(meta), gid(meta), AtFlags::SYMLINK_NOFOLLOW)
             })?;
@@ -185,9 +173,7 @@ impl Directory {
 
     /// Makes a whiteout: a character device 0:0.
     pub(crate) fn make_whiteout(&mut self, path: &[u8]) -> Result<(), FileError> {
-        self.at("create", path, |parent, name| {
-            rustix::fs::mknodat(parent, name, FileType::CharacterDevice, Mode::empty(), rustix::fs::makedev(0, 0))
-        })
+        self.at("create", path, |parent, name| make_whiteout(parent, name))
     }
 
     /// Gives a file a second name.
@@ -221,6 +207,18 @@ impl Directory {
             rustix::fs::utimensat(parent, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
         })
     }
+}
+
+/// Makes a whiteout, or where the file system takes none, as it is an overlay itself, a file that stands for one.
+pub(crate) fn make_whiteout(parent: impl AsFd, name: &std::ffi::OsStr) -> rustix::io::Result<()> {
+    let device = rustix::fs::makedev(0, 0);
+    match rustix::fs::mknodat(&parent, name, FileType::CharacterDevice, Mode::empty(), device) {
+        Err(Errno::PERM) => {}
+        made => return made,
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    rustix::fs::fsetxattr(&file, WHITEOUT_MARK, b"y", XattrFlags::empty())
 }
 
 pub(crate) fn os(bytes: &[u8]) -> &std::ffi::OsStr {

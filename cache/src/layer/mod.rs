@@ -43,6 +43,7 @@ pub use index::{Change, IndexEntry, LayerIndex, Put};
 pub use note::{Inode, Note, Notes};
 pub use owner::Ownership;
 pub use pack::{Pack, Packed, pack};
+pub use read::WHITEOUT_MARK;
 pub use seal::seal;
 pub use unpack::{Limits, Unpack, clamp, ensure_blob, ensure_directory, ensure_index, unpack, unpack_within};
 

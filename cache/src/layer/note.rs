@@ -83,8 +83,9 @@ impl Known {
             (entry.uid, entry.gid) = (uid, gid);
         }
         match (note.device, &entry.kind) {
-            (Some((true, major, minor)), NewKind::File { size: 0, .. }) => entry.kind = NewKind::Block(major, minor),
-            (Some((false, major, minor)), NewKind::File { size: 0, .. }) => entry.kind = NewKind::Char(major, minor),
+            // What was written went into the file that stands for it, and would have gone to the device.
+            (Some((true, major, minor)), NewKind::File { .. }) => entry.kind = NewKind::Block(major, minor),
+            (Some((false, major, minor)), NewKind::File { .. }) => entry.kind = NewKind::Char(major, minor),
             _ => {}
         }
     }

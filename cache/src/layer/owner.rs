@@ -4,10 +4,11 @@
 //! different users, mappings and namespaces have made stand beside each other.
 
 use std::fs::Metadata;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::XattrFlags;
+use rustix::fs::{Gid, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::read::attribute;
@@ -34,6 +35,27 @@ pub enum Ownership {
 impl Ownership {
     /// The extended attribute that says `uid:gid` where there is only one id. No layer has it.
     pub const MARK: &str = "user.kiln.owner";
+
+    /// Gives a file or directory to somebody, or notes that it is theirs.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn give(self, file: impl AsFd, (uid, gid): (u32, u32)) -> rustix::io::Result<()> {
+        match self {
+            Self::Real | Self::Mapped { .. } => {
+                rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+            }
+            Self::Recorded if (uid, gid) != (0, 0) => {
+                rustix::fs::fsetxattr(file, Self::MARK, format!("{uid}:{gid}").as_bytes(), XattrFlags::empty())
+            }
+            Self::Recorded | Self::Lost => Ok(()),
+        }
+    }
+
+    /// Whether anything can be given away, and not only what has attributes.
+    pub fn is_real(self) -> bool {
+        matches!(self, Self::Real | Self::Mapped { .. })
+    }
 
     /// Returns the name of the directory form.
     pub(crate) fn directory_name(self) -> String {

@@ -104,7 +104,7 @@ impl Entries {
         } else if file_type.is_symlink() {
             let target = std::fs::read_link(&full).at("read the link", &full)?;
             NewKind::Symlink(target.into_os_string().into_vec())
-        } else if is_whiteout(&found) {
+        } else if is_whiteout(&full, &found) {
             return Ok(Some(NewEntry::new(path, NewKind::Whiteout, 0)));
         } else if file_type.is_char_device() {
             NewKind::Char(device().0, device().1)
@@ -141,9 +141,16 @@ impl Entries {
     }
 }
 
-/// Whether this is how an overlay writes that a name is hidden.
-pub(crate) fn is_whiteout(metadata: &Metadata) -> bool {
-    metadata.file_type().is_char_device() && metadata.rdev() == 0
+/// The extended attribute of an empty file that stands for a whiteout where none can be made: on an overlay.
+pub const WHITEOUT_MARK: &str = "user.kiln.whiteout";
+
+/// Whether this says that a name is hidden: as an overlay writes it, or as it is written on one.
+pub(crate) fn is_whiteout(path: &Path, metadata: &Metadata) -> bool {
+    if metadata.file_type().is_char_device() {
+        return metadata.rdev() == 0;
+    }
+    let may_be = metadata.is_file() && metadata.len() == 0 && metadata.mode() & 0o7777 == 0;
+    may_be && matches!(attribute(path, WHITEOUT_MARK.as_bytes()), Ok(Some(_)))
 }
 
 /// Opens a regular file for reading, without following a link in its place.

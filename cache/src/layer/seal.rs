@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Uid};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid};
 
 use super::directory::times;
 use super::entry::CAPABILITY;
@@ -122,7 +122,7 @@ fn look_below(lowers: &[PathBuf], name: &OsStr) -> Result<Below, FileError> {
             if opaque {
                 break;
             }
-        } else if merged.is_some() || is_whiteout(&found) {
+        } else if merged.is_some() || is_whiteout(&path, &found) {
             break;
         } else {
             return Ok(Below::Other(path, found));
@@ -142,7 +142,7 @@ fn names_below(lowers: &[PathBuf]) -> Result<BTreeSet<OsString>, FileError> {
                 continue;
             }
             let path = lower.join(&name);
-            if is_whiteout(&std::fs::symlink_metadata(&path).at("look at", &path)?) {
+            if is_whiteout(&path, &std::fs::symlink_metadata(&path).at("look at", &path)?) {
                 here.push(name);
             } else {
                 shown.insert(name);
@@ -182,40 +182,41 @@ impl Comparison<'_> {
             let below = look_below(lowers, &name)?;
             let needed = !matches!(below, Below::Nothing);
             let is_given = self.take_note(&path, &found, &below)?;
-            let state = if is_whiteout(&found) || found.file_type().is_socket() || is_marked_whiteout(&path, &found)? {
-                State::Gone { needed }
-            } else if found.is_dir() {
-                if mark(&path, "redirect")?.is_some() {
-                    return Err(unrepresentable(
-                        &path,
-                        "it was renamed by the overlay itself (redirect_dir)".to_owned(),
-                    ));
-                }
-                let opaque = hides || mark(&path, "opaque")?.is_some_and(|value| value == b"y");
-                let (same, lowers, hidden) = match below {
-                    Below::Directories(lowers, top) => {
-                        let hidden = if opaque { names_below(&lowers)? } else { BTreeSet::new() };
-                        (same_attributes((&path, &found), (&lowers[0], &top), ownership)?, lowers, hidden)
+            let state =
+                if is_whiteout(&path, &found) || found.file_type().is_socket() || is_marked_whiteout(&path, &found)? {
+                    State::Gone { needed }
+                } else if found.is_dir() {
+                    if mark(&path, "redirect")?.is_some() {
+                        return Err(unrepresentable(
+                            &path,
+                            "it was renamed by the overlay itself (redirect_dir)".to_owned(),
+                        ));
                     }
-                    _ => (false, Vec::new(), BTreeSet::new()),
+                    let opaque = hides || mark(&path, "opaque")?.is_some_and(|value| value == b"y");
+                    let (same, lowers, hidden) = match below {
+                        Below::Directories(lowers, top) => {
+                            let hidden = if opaque { names_below(&lowers)? } else { BTreeSet::new() };
+                            (same_attributes((&path, &found), (&lowers[0], &top), ownership)?, lowers, hidden)
+                        }
+                        _ => (false, Vec::new(), BTreeSet::new()),
+                    };
+                    let children = self.children(&path, &lowers, opaque && !lowers.is_empty(), depth + 1)?;
+                    let is_here = |name: &OsString| children.binary_search_by(|child| child.name.cmp(name)).is_ok();
+                    let hidden = hidden.into_iter().filter(|name| !is_here(name)).collect();
+                    State::Directory { same, mtime: (found.mtime(), found.mtime_nsec()), children, hidden }
+                } else {
+                    if mark(&path, "metacopy")?.is_some() {
+                        return Err(unrepresentable(
+                            &path,
+                            "its content was left below by the overlay (metacopy)".to_owned(),
+                        ));
+                    }
+                    let same = match &below {
+                        Below::Other(lower, was) if !is_given => same_file((&path, &found), (lower, was), ownership)?,
+                        _ => false,
+                    };
+                    State::File { same }
                 };
-                let children = self.children(&path, &lowers, opaque && !lowers.is_empty(), depth + 1)?;
-                let is_here = |name: &OsString| children.binary_search_by(|child| child.name.cmp(name)).is_ok();
-                let hidden = hidden.into_iter().filter(|name| !is_here(name)).collect();
-                State::Directory { same, mtime: (found.mtime(), found.mtime_nsec()), children, hidden }
-            } else {
-                if mark(&path, "metacopy")?.is_some() {
-                    return Err(unrepresentable(
-                        &path,
-                        "its content was left below by the overlay (metacopy)".to_owned(),
-                    ));
-                }
-                let same = match &below {
-                    Below::Other(lower, was) if !is_given => same_file((&path, &found), (lower, was), ownership)?,
-                    _ => false,
-                };
-                State::File { same }
-            };
             children.push(Found { name, state });
         }
         Ok(children)
@@ -260,7 +261,7 @@ fn normalise_children(upper: &Path, children: Vec<Found>) -> Result<bool, LayerE
         match state {
             State::Gone { needed } => {
                 let plain = std::fs::symlink_metadata(&path).at("look at", &path)?;
-                if !needed || !is_whiteout(&plain) {
+                if !needed || !is_whiteout(&path, &plain) {
                     std::fs::remove_file(&path).at("delete", &path)?;
                     if needed {
                         make_whiteout(&path)?;
@@ -300,8 +301,7 @@ fn normalise_children(upper: &Path, children: Vec<Found>) -> Result<bool, LayerE
 }
 
 fn make_whiteout(path: &Path) -> Result<(), FileError> {
-    rustix::fs::mknodat(CWD, path, FileType::CharacterDevice, Mode::empty(), rustix::fs::makedev(0, 0))
-        .at("create", path)
+    super::directory::make_whiteout(CWD, path.as_os_str()).at("create", path)
 }
 
 /// The overlay links all its whiteouts to one device; on their own they can be deleted and kept.

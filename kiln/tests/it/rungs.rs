@@ -72,6 +72,51 @@ fn all_rungs_make_the_same_layers() {
     }
 }
 
+/// Runs the program with its state on an overlay, on which no overlay can write.
+fn on_an_overlay(bed: &Bed, mut kiln: Kiln) -> Kiln {
+    let folder = bed.path("overlay");
+    for name in ["lower", "upper", "work"] {
+        std::fs::create_dir_all(folder.join(name)).expect("a folder");
+    }
+    kiln.run_by("unshare", [
+        "-m".into(),
+        "--propagation".into(),
+        "private".into(),
+        "sh".into(),
+        "-ec".into(),
+        r#"mount -t overlay -o "lowerdir=$1/lower,upperdir=$1/upper,workdir=$1/work" overlay "$2"; shift 2; exec "$@""#.into(),
+        "sh".into(),
+        folder.into_os_string(),
+        bed.root().into_os_string(),
+    ]);
+    kiln
+}
+
+#[test]
+fn where_there_is_no_overlay_layers_are_copied_and_the_same() {
+    if lacks_users() {
+        return;
+    }
+    let bed = bed();
+    // More than one layer in a mount, and changes of all that there is.
+    let text = format!(
+        "{CHANGES}USER root\nRUN --mount=from=busybox,target=/m --mount=type=tmpfs,target=/etc/t test -e /m/bin\n"
+    );
+    dockerfile(&bed, "context", &text);
+    let mut expected = None;
+    for rung in [&RUNGS[0], &RUNGS[2], &RUNGS[4]] {
+        for is_copied in [false, true] {
+            let kiln = build(&bed, "context").args(["-o", "type=oci,dest=image.tar"]).env("SOURCE_DATE_EPOCH", "1");
+            let kiln = kiln.arg("--no-cache").args(rung.flags);
+            let kiln = if is_copied { on_an_overlay(&bed, kiln) } else { kiln };
+            let says: &[&str] = if is_copied { &["layers are copied", "the kernel refuses an overlay"] } else { &[] };
+            kiln.run().success().says(says);
+            let found = Image::fetch(&Source::OciArchive(bed.path("image.tar"))).config.rootfs.diff_ids.clone();
+            assert_eq!(&found, expected.get_or_insert_with(|| found.clone()), "{:?}, copied: {is_copied}", rung.flags);
+        }
+    }
+}
+
 #[test]
 fn info_names_the_rung_and_why_it_is_no_stronger() {
     if lacks_users() {

@@ -20,6 +20,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use kiln_testkit::Ordinary;
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde::Deserialize;
 
@@ -27,13 +28,37 @@ use crate::case::Case;
 
 const FILES: &[&str] = &["build", "copy-fs", "add-remote"];
 
+/// Who builds, and what that is called in the name of a test.
+const USERS: [(&str, Option<Ordinary>); 3] =
+    [("", None), ("-as-user", Some(Ordinary::WithRanges)), ("-with-one-id", Some(Ordinary::WithoutRanges))];
+
+/// Whether a group of the recorded builds is also for ordinary users: those that are about commands. With one id nobody can
+/// become anybody else.
+fn is_for(group: &str, user: Option<Ordinary>) -> bool {
+    const PARTS: [&str; 5] = ["run-", "mount-", "network", "sandbox", "user"];
+    match user {
+        None => true,
+        Some(Ordinary::WithoutRanges) if group == "user" => false,
+        Some(_) => PARTS.iter().any(|part| group.starts_with(part)),
+    }
+}
+
+/// Cases that look at who somebody is, and not at what comes of it: with one id everything shows as root's.
+const SHOWN: [&str; 4] =
+    ["cache-not-writable-by-user", "cache-owner-and-mode", "secret-mode-owner", "secret-unreadable-for-user"];
+
+/// A case that pings, which on the host's network is for those who have rights there.
+const PING: &str = "hosts-resolve";
+
 fn main() -> ExitCode {
     // The recorded modes are those of a client with this mask.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let arguments = Arguments::from_args();
     // A runner with a process for each test asks for one name: the other files need no reading.
     let wanted = |file: &&&str| match &arguments.filter {
-        Some(name) if arguments.exact => name.starts_with(&format!("{file}::")),
+        Some(name) if arguments.exact => {
+            name.starts_with(&format!("{file}::")) || name.starts_with(&format!("{file}-"))
+        }
         _ => true,
     };
     let trials = FILES.iter().filter(wanted).flat_map(|file| trials(file)).collect();
@@ -50,15 +75,26 @@ fn trials(file: &'static str) -> Vec<Trial> {
     let path = folder.join(format!("{file}.json"));
     let text = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let file_: File = serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let trial = |case: serde_json::Value| {
+    let trial = |case: &serde_json::Value, (what, user): (&str, Option<Ordinary>)| {
         let word = |key: &str| case[key].as_str().map(str::to_owned);
-        let parts = [Some(file.to_owned()), word("group"), word("name")];
+        if !is_for(&word("group").unwrap_or_default(), user) {
+            return None;
+        }
+        if user == Some(Ordinary::WithoutRanges) && SHOWN.iter().any(|name| case["name"] == *name) {
+            return None;
+        }
+        if user.is_some() && case["name"] == PING {
+            return None;
+        }
+        let parts = [Some(format!("{file}{what}")), word("group"), word("name")];
         let name = parts.into_iter().flatten().collect::<Vec<_>>().join("::");
-        Trial::test(name, move || {
+        let case = case.clone();
+        Some(Trial::test(name, move || {
             // A case with members we do not know is not compared in full, so it fails.
             let case: Case = serde_json::from_value(case).map_err(|error| Failed::from(error.to_string()))?;
-            play::play(&case, file).map_err(Failed::from)
-        })
+            play::play(&case, file, user).map_err(Failed::from)
+        }))
     };
-    file_.cases.into_iter().map(trial).collect()
+    let all = file_.cases.iter().flat_map(|case| USERS.map(|user| trial(case, user)));
+    all.flatten().collect()
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kiln_testkit::context::{self, Entry};
-use kiln_testkit::{Bed, Kiln, Need, host};
+use kiln_testkit::{Bed, Kiln, Need, Ordinary, host};
 
 use crate::archive::Archive;
 use crate::base::base;
@@ -19,12 +19,12 @@ use crate::servers::Servers;
 /// What can go wrong while a result is read.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Builds a case of the file named `file`, and says what is wrong.
+/// Builds a case of the file named `file`, as root or as somebody else, and says what is wrong.
 ///
 /// # Errors
 /// With one line for every difference from what is recorded.
-pub fn play(case: &Case, file: &str) -> std::result::Result<(), String> {
-    if lacks(case) {
+pub fn play(case: &Case, file: &str, user: Option<Ordinary>) -> std::result::Result<(), String> {
+    if lacks(case, user) {
         return Ok(());
     }
     let stage = Stage::new(case, file).map_err(|error| format!("cannot prepare the case: {error}"))?;
@@ -32,7 +32,11 @@ pub fn play(case: &Case, file: &str) -> std::result::Result<(), String> {
     let mut given = Given::default();
     for (number, build) in case.builds().iter().enumerate() {
         let (kiln, output) = stage.prepare(&mut given, build, number).map_err(|error| error.to_string())?;
-        let ended = kiln.run();
+        let ended = match user {
+            Some(user) => kiln.ordinary(&stage.bed, user),
+            None => kiln,
+        }
+        .run();
         let outcome = stage.observe(&ended, &output).map_err(|error| format!("build {number}: {error}\n{ended}"))?;
         if !case.is_comparable() {
             // The recorded result is wrong and the right one unknown; it must end in good order.
@@ -50,8 +54,11 @@ pub fn play(case: &Case, file: &str) -> std::result::Result<(), String> {
 
 /// Whether this machine cannot play the case. On a machine of the recorded kind it can, or
 /// something is not installed, which is a failure.
-fn lacks(case: &Case) -> bool {
+fn lacks(case: &Case, user: Option<Ordinary>) -> bool {
     let mut needs = vec![Need::Root, Need::Tool("busybox")];
+    if user.is_some() {
+        needs.extend(["unshare", "setpriv", "newuidmap"].map(Need::Tool));
+    }
     let mut missing = host().lacks(&needs);
     for word in &case.requires {
         match &**word {

@@ -66,15 +66,15 @@ impl Drop for Answerer {
 }
 
 /// Loads the filter, and hands the process everything. Called in the finished sandbox, with all rights still there.
-pub fn hand_over(door: &UnixStream, filter: &[u64], identity: &Identity) -> Result<(), SetupError> {
+pub fn hand_over(door: &UnixStream, filter: &[u64], changes: &OwnedFd, identity: &Identity) -> Result<(), SetupError> {
     let doing = || "have calls answered".to_owned();
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let mounts = openat(CWD, "/proc/self/ns/mnt", flags, Mode::empty()).doing(doing)?;
     let listener = sys::load_asking_filter(filter).doing(doing)?;
     let owner = [identity.uid.to_le_bytes(), identity.gid.to_le_bytes()].concat();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let fds = [listener.as_fd(), mounts.as_fd()];
+    let fds = [listener.as_fd(), mounts.as_fd(), changes.as_fd()];
     ancillary.push(SendAncillaryMessage::ScmRights(&fds));
     rustix::net::sendmsg(door, &[io::IoSlice::new(&owner)], &mut ancillary, SendFlags::NOSIGNAL).doing(doing)?;
     Ok(())
@@ -89,7 +89,7 @@ struct Desk<'a> {
     /// Our own descriptors there, which is also the working directory: `setxattr("3")` means descriptor 3.
     own: OwnedFd,
     /// The directory that changes of the root file system go to.
-    upper: OwnedFd,
+    changes: OwnedFd,
     /// The root of the sandbox, and the number of its mount.
     root: OwnedFd,
     mount: u64,
@@ -109,15 +109,14 @@ impl<'a> Desk<'a> {
         let processes = openat(CWD, "/proc", HANDLE | OFlags::DIRECTORY, Mode::empty())?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let own = openat(CWD, "/proc/self/fd", flags, Mode::empty())?;
-        let upper = openat(CWD, &spec.root.upper, HANDLE | OFlags::DIRECTORY, Mode::empty())?;
-        let Some(Handed { listener, mounts, identity }) = receive(&door)? else { return Ok(None) };
+        let Some(Handed { listener, mounts, changes, identity }) = receive(&door)? else { return Ok(None) };
         move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))?;
         rustix::process::fchdir(&own)?;
         rustix::process::umask(Mode::empty());
         let root = openat(CWD, "/", HANDLE | OFlags::DIRECTORY, Mode::empty())?;
         let mount = statx(&root, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?.stx_mnt_id;
         let isolation = spec.isolation;
-        Ok(Some(Self { engine, listener, processes, own, upper, root, mount, isolation, identity }))
+        Ok(Some(Self { engine, listener, processes, own, changes, root, mount, isolation, identity }))
     }
 
     /// Answers until nobody can ask any more.
@@ -198,7 +197,7 @@ impl<'a> Desk<'a> {
         let path = path.to_bytes().strip_prefix(b"/").unwrap_or(b"");
         let path = std::path::Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(path));
         let wanted = StatxFlags::INO | StatxFlags::BTIME;
-        let found = statx(&self.upper, path, AtFlags::SYMLINK_NOFOLLOW, wanted)?;
+        let found = statx(&self.changes, path, AtFlags::SYMLINK_NOFOLLOW, wanted)?;
         let is_known = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::BTIME);
         let born = is_known.then_some((found.stx_btime.tv_sec, found.stx_btime.tv_nsec));
         let mut note = Note { inode: found.stx_ino, born, owner: None, device: None };
@@ -368,12 +367,13 @@ impl Status {
 struct Handed {
     listener: OwnedFd,
     mounts: OwnedFd,
+    changes: OwnedFd,
     identity: (u32, u32),
 }
 
 /// Receives what is handed over; none when the other side is gone.
 fn receive(door: &UnixStream) -> io::Result<Option<Handed>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut bytes = [0; 8];
     let received =
@@ -383,10 +383,12 @@ fn receive(door: &UnixStream) -> io::Result<Option<Handed>> {
         _ => None,
     });
     let mut fds = fds.next().into_iter().flatten();
-    let (Some(listener), Some(mounts), 8) = (fds.next(), fds.next(), received.bytes) else { return Ok(None) };
+    let (Some(listener), Some(mounts), Some(changes), 8) = (fds.next(), fds.next(), fds.next(), received.bytes) else {
+        return Ok(None);
+    };
     let [a, b, c, d, e, f, g, h] = bytes;
     let identity = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
-    Ok(Some(Handed { listener, mounts, identity }))
+    Ok(Some(Handed { listener, mounts, changes, identity }))
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::init::walk::{Missing, walk};
 use crate::init::{answer, devices, emulate, environment, exec, kernel_files, mount, overlay, privilege, source, user};
 use crate::spec::{Mount, MountKind, Network, Security, Spec};
 use crate::wire::{self, Message, Plan, Stub};
-use crate::{stub, sys};
+use crate::{plain, stub, sys};
 
 /// Builds the sandbox and becomes the command; returns only what prevented it.
 pub fn run(socket: &UnixStream, plan: Plan, group: &Group, door: Option<&UnixStream>) -> SetupError {
@@ -45,7 +45,8 @@ fn build(
     rustix::process::setsid().doing(|| "start a session".to_owned())?;
     rustix::process::umask(Mode::empty());
     // Before the namespace of cgroups, whose top will be the group.
-    let devices = match group.join() || spec.security == Security::Insecure {
+    // In a user namespace nobody can make devices, neither now nor before.
+    let devices = match group.join() || spec.security == Security::Insecure || spec.isolation.is_confined() {
         true => Attributes::empty(),
         false => Attributes::MOUNT_ATTR_NODEV,
     };
@@ -94,16 +95,28 @@ fn build(
     if !seen.as_bytes().starts_with(b"/") {
         return Err(bad_directory(spec, &Errno::XDEV.into()));
     }
-    drop((root, cwd, place));
+    // The directory that mirrors what the command changes: a copy is its own mirror.
+    let changes = match place.workshop.refusal.take() {
+        Some(reason) => {
+            let text =
+                format!("layers are copied, which takes time and room: the kernel refuses an overlay ({reason})");
+            // A warning that nobody hears harms nobody.
+            let _ = wire::send(socket, &Message::Warning(text));
+            root
+        }
+        None => place.upper,
+    };
+    drop((cwd, place.work, place.overlay, place.workshop));
     if let Some((emulator, program)) = &emulator {
         emulate::register(emulator, program, spec.isolation)?;
     }
     let environment = environment::complete(&spec.env, &home);
     if let (Some(door), Some(filter)) = (door, &plan.answers) {
-        answer::hand_over(door, filter, &identity)?;
+        answer::hand_over(door, filter, &changes, &identity)?;
         // What it makes anew belongs to it; a socket that is closed has nobody to know.
         let _ = wire::send(socket, &Message::Identity(identity.uid, identity.gid));
     }
+    drop(changes);
     give_up_rights(socket, plan, &identity)?;
     Ok(environment)
 }
@@ -166,7 +179,7 @@ impl Place {
         let mut layers = overlay::open_layers(&spec.root.lowers)?;
         layers.push(overlay::open_directory(&planted)?);
         let writable = Some((self.upper.as_fd(), self.overlay.as_fd()));
-        overlay::mount(&layers, writable, attributes, &self.workshop, "root").map_err(|refusal| refusal.at("/"))
+        overlay::mount(&layers, writable, attributes, &self.workshop, plain::ROOT).map_err(|refusal| refusal.at("/"))
     }
 }
 

@@ -39,10 +39,11 @@ pub const NULL: &str = "null";
 pub fn mount(root: &OwnedFd, spec: &Spec, workshop: &Workshop, devices: Attributes) -> Result<(), SetupError> {
     let at = |refusal: Refusal| refusal.at("/dev");
     let attributes = Attributes::MOUNT_ATTR_NOSUID | Attributes::MOUNT_ATTR_STRICTATIME | devices;
-    let nodes_open = devices.is_empty();
+    let is_confined = spec.isolation.is_confined();
+    let nodes_open = devices.is_empty() && !is_confined;
     let dev = Tree::fresh("tmpfs", &[("mode", "755"), ("size", "65536k")], attributes).map_err(at)?;
     fill(&dev, nodes_open).map_err(at)?;
-    if spec.security == Security::Insecure {
+    if spec.security == Security::Insecure && !is_confined {
         add_insecure(&dev).map_err(at)?;
     }
     dev.attach(directory(root, "/dev")?).map_err(at)?;

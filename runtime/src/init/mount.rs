@@ -1,7 +1,9 @@
 //! Mounts by descriptor: made detached, restricted, then attached. No path of the image is ever given to the kernel.
 
+use std::cell::RefCell;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, mkdirat, mknodat, openat};
 use rustix::mount::{
@@ -11,7 +13,7 @@ use rustix::mount::{
 
 use crate::error::{SetupError, reason};
 use crate::isolation::Isolation;
-use crate::sys;
+use crate::{plain, sys};
 
 /// What a mount forbids.
 pub type Attributes = MountAttrFlags;
@@ -34,6 +36,11 @@ impl Refusal {
     /// Says where.
     pub fn at(self, target: &str) -> SetupError {
         SetupError::Mount { target: target.to_owned(), reason: self.reason, errno: self.errno }
+    }
+
+    /// Returns what the kernel said.
+    pub fn reason(&self) -> &str {
+        &self.reason
     }
 
     /// Returns the error number.
@@ -166,14 +173,20 @@ pub struct Workshop {
     tree: Tree,
     /// What may be made here and in mounts depends on it.
     pub isolation: Isolation,
+    /// Where layers are copied to where there are no overlays.
+    pub copies: PathBuf,
+    /// Why there are none.
+    pub refusal: RefCell<Option<String>>,
 }
 
 impl Workshop {
     /// Makes one on top of a directory.
-    pub fn attach(place: impl AsFd, isolation: Isolation) -> Result<Self, Refusal> {
+    pub fn attach(place: &OwnedFd, isolation: Isolation) -> Result<Self, Refusal> {
         let tree = Tree::fresh("tmpfs", &[("mode", "0755")], Attributes::MOUNT_ATTR_NOSUID)?;
         tree.attach(place)?;
-        Ok(Self { tree, isolation })
+        // Through the descriptor, which leads below the mount.
+        let copies = PathBuf::from(format!("/proc/self/fd/{}/{}", place.as_raw_fd(), plain::COPIES));
+        Ok(Self { tree, isolation, copies, refusal: RefCell::default() })
     }
 
     /// Makes an empty directory and opens it.

@@ -11,8 +11,9 @@ use rustix::fs::{CWD, Mode, OFlags, fstat, mkdirat, openat};
 use rustix::mount::MountFlags;
 
 use crate::error::{Doing, SetupError};
-use crate::init::mount::{Attributes, Context, Refusal, Workshop};
+use crate::init::mount::{Attributes, Context, Refusal, Tree, Workshop};
 use crate::isolation::Isolation;
+use crate::plain;
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -61,10 +62,29 @@ pub fn mount(
     name: &str,
 ) -> Result<OwnedFd, Refusal> {
     let place = workshop.make_directory(name)?;
-    match mount_on(layers, writable, attributes, &place, workshop.isolation)? {
-        Some(root) => Ok(root),
-        None => workshop.open(name),
+    match mount_on(layers, writable, attributes, &place, workshop.isolation) {
+        Ok(Some(root)) => Ok(root),
+        Ok(None) => workshop.open(name),
+        Err(refusal) => copied(layers, attributes, workshop, name, &place, &refusal),
     }
+}
+
+/// Mounts a copy of the layers where the kernel refuses to stack them.
+fn copied(
+    layers: &[OwnedFd],
+    attributes: Attributes,
+    workshop: &Workshop,
+    name: &str,
+    place: &OwnedFd,
+    refusal: &Refusal,
+) -> Result<OwnedFd, Refusal> {
+    *workshop.refusal.borrow_mut() = Some(refusal.reason().to_owned());
+    let layers: Vec<PathBuf> = layers.iter().map(|layer| PathBuf::from(path(layer))).collect();
+    let copy = plain::assemble(&layers, &workshop.copies, name)?;
+    let tree = Tree::clone_of(openat(CWD, &copy, DIRECTORY, Mode::empty())?, false)?;
+    tree.restrict(attributes)?;
+    tree.attach(place)?;
+    Ok(tree.into_fd())
 }
 
 /// Mounts layers on a directory, as [`mount`]. Returns the root; `None` where it must be opened anew by its path.
@@ -105,7 +125,7 @@ fn modern(
     writable: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
     attributes: Attributes,
     isolation: Isolation,
-) -> Result<crate::init::mount::Tree, Unsuitable> {
+) -> Result<Tree, Unsuitable> {
     let context = Context::open("overlay")?;
     context.set("source", "overlay")?;
     for (index, layer) in layers.iter().enumerate() {

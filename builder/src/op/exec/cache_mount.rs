@@ -210,8 +210,9 @@ impl CacheWish<'_> {
             },
         };
         let tree = job.source(seed)?;
+        let ownership = solver.store.ownership();
         let fill = |path: &Path| -> io::Result<()> {
-            std::os::unix::fs::chown(path, Some(self.owner.uid), Some(self.owner.gid))?;
+            ownership.give(fs::File::open(path)?, (self.owner.uid, self.owner.gid))?;
             fs::set_permissions(path, fs::Permissions::from_mode(self.owner.mode))?;
             let Some(tree) = &tree else { return Ok(()) };
             let missing =
@@ -219,7 +220,7 @@ impl CacheWish<'_> {
             let physical =
                 copy::resolve(tree.tree(), &components(self.source.as_bytes()), true).map_err(io::Error::other)?;
             let node = tree.tree().get(&physical).ok_or_else(missing)?;
-            let skipped = files::directory(node, job.contents(), &fs::File::open(path)?, Owners::Kept)?;
+            let skipped = files::directory(node, job.contents(), &fs::File::open(path)?, Owners::Kept(ownership))?;
             if !skipped.is_empty() {
                 tracing::debug!(?skipped, "special files are not copied into a cache mount");
             }

@@ -104,7 +104,7 @@ pub(super) fn not_run(command: &str, error: &RunError, log: Vec<String>) -> Buil
             built
         }
         RunError::Invalid { .. } => BuildError::input(text),
-        RunError::Spawn(_) | RunError::Lost(_) => BuildError::environment(text),
+        RunError::Spawn(_) | RunError::Collect(_) | RunError::Lost(_) => BuildError::environment(text),
     };
     BuildError { log, ..built }
 }
