@@ -99,7 +99,7 @@ impl<W: Write> Tar<'_, W> {
             mtime: self.epoch.unwrap_or(meta.mtime.0),
             link: first.as_deref().unwrap_or(&meta.target),
             device: meta.device,
-            capability: meta.xattrs.get(&b"security.capability"[..]).map(Vec::as_slice),
+            xattrs: Some(&meta.xattrs),
         })?;
         if kind == b'0' {
             self.sink.content(meta.size, &mut self.contents.read(&node.origin)?)?;

@@ -12,7 +12,7 @@ use kiln_oci::Hasher;
 
 use super::archive::{Archive, ArchiveError, Member};
 use super::directory::{Directory, Xattrs};
-use super::entry::CAPABILITY;
+use super::entry::is_kept;
 use super::index::{Change, IndexEntry, Put};
 use super::unpack::Limits;
 use super::whiteout::{self, Name};
@@ -119,9 +119,8 @@ impl Applier<'_> {
         let meta = &mut inode.meta;
         (meta.uid, meta.gid, meta.mtime) = (member.uid, member.gid, member.mtime);
         meta.device = member.device;
-        if let Some(capability) = inode.xattrs.get(CAPABILITY) {
-            meta.xattrs.insert(CAPABILITY.to_vec(), capability.clone());
-        }
+        let kept = inode.xattrs.iter().filter(|(name, _)| is_kept(name));
+        meta.xattrs = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
         let number = self.inodes.len();
         if kind == Kind::Directory {
             let node = self.directory_at(&parent)?;

@@ -12,7 +12,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::Ownership;
-use super::entry::CAPABILITY;
+use super::entry::is_kept;
 use super::read::WHITEOUT_MARK;
 use crate::FileError;
 use crate::file::At;
@@ -85,12 +85,7 @@ impl Directory {
 
     fn set_xattrs(&self, path: &[u8], file: BorrowedFd<'_>, xattrs: &Xattrs) -> Result<(), FileError> {
         for (name, value) in xattrs {
-            // `trusted.*` rules the overlay itself, labels belong to the host they came from, and ours are ours to set.
-            let allowed = name == CAPABILITY
-                || name.starts_with(b"user.")
-                    && !name.starts_with(b"user.overlay.")
-                    && !name.starts_with(b"user.kiln.");
-            if !allowed {
+            if !is_kept(name) {
                 continue;
             }
             match rustix::fs::fsetxattr(file, &name[..], value, XattrFlags::empty()) {

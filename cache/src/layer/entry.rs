@@ -24,7 +24,7 @@ pub struct NewEntry {
     pub gid: u32,
     /// When it was changed: seconds since 1970, and nanoseconds. A tar stream keeps the seconds.
     pub mtime: (i64, u32),
-    /// Extended attributes. A tar stream keeps `security.capability`.
+    /// Extended attributes. A tar stream keeps `security.capability` and `user.*`.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
@@ -99,6 +99,10 @@ impl NewEntry {
             NewKind::Char(major, minor) | NewKind::Block(major, minor) => meta.device = (*major, *minor),
             _ => {}
         }
+        if kind != Kind::Symlink {
+            let kept = self.xattrs.iter().filter(|(name, _)| is_kept(name));
+            meta.xattrs.extend(kept.map(|(name, value)| (name.clone(), value.clone())));
+        }
         if let Some(capability) = self.capability() {
             meta.xattrs.insert(CAPABILITY.to_vec(), capability);
         }
@@ -118,5 +122,13 @@ impl NewEntry {
     }
 }
 
-/// The one extended attribute that a layer keeps.
+/// Whether a layer keeps an extended attribute: the file capability, and what users set.
+/// `user.overlay.*` rules overlays, and `user.kiln.*` is what kiln notes beside files.
+pub(crate) fn is_kept(name: &[u8]) -> bool {
+    let is_ours = name.starts_with(b"user.overlay.") || name.starts_with(b"user.kiln.");
+    // A PAX record ends its key with the first equals sign.
+    name == CAPABILITY || name.starts_with(b"user.") && !is_ours && !name.contains(&b'=')
+}
+
+/// What file systems call a file capability.
 pub(crate) const CAPABILITY: &[u8] = b"security.capability";

@@ -1,6 +1,8 @@
 //! Tar headers as kiln writes them: plain ustar, with a PAX header in front where something does
 //! not fit. The same entries give the same bytes as other builders' (Go's) for the same tree.
 
+use std::collections::BTreeMap;
+
 use crate::layer::show;
 
 /// A block of a tar stream.
@@ -27,8 +29,8 @@ pub struct TarHeader<'a> {
     pub link: &'a [u8],
     /// The major and minor number of a device.
     pub device: (u32, u32),
-    /// The file capability.
-    pub capability: Option<&'a [u8]>,
+    /// Extended attributes.
+    pub xattrs: Option<&'a BTreeMap<Vec<u8>, Vec<u8>>>,
 }
 
 /// What a tar header cannot say.
@@ -81,7 +83,9 @@ impl TarHeader<'_> {
             let rest = key.len() + value.len() + 3;
             let mut length = rest + digits(rest);
             length = rest + digits(length);
-            body.extend_from_slice(format!("{length} {key}=").as_bytes());
+            body.extend_from_slice(format!("{length} ").as_bytes());
+            body.extend_from_slice(key);
+            body.push(b'=');
             body.extend_from_slice(value);
             body.push(b'\n');
         }
@@ -102,31 +106,31 @@ impl TarHeader<'_> {
     }
 
     /// Returns the PAX records, sorted by key.
-    fn records(&self, splits: bool) -> Vec<(&'static str, Vec<u8>)> {
-        let mut records = Vec::new();
-        if let Some(capability) = self.capability {
-            records.push(("SCHILY.xattr.security.capability", capability.to_vec()));
-        }
+    fn records(&self, splits: bool) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let xattrs = self.xattrs.into_iter().flatten();
+        let mut records: Vec<(Vec<u8>, Vec<u8>)> =
+            xattrs.map(|(name, value)| ([b"SCHILY.xattr.", &name[..]].concat(), value.clone())).collect();
+        let mut push = |key: &str, value: Vec<u8>| records.push((key.into(), value));
         if !fits(8, self.gid.into()) {
-            records.push(("gid", self.gid.to_string().into_bytes()));
+            push("gid", self.gid.to_string().into_bytes());
         }
         if self.link.len() > 100 || !self.link.is_ascii() {
-            records.push(("linkpath", self.link.to_vec()));
+            push("linkpath", self.link.to_vec());
         }
         if u64::try_from(self.mtime).map_or(true, |mtime| !fits(12, mtime)) {
-            records.push(("mtime", self.mtime.to_string().into_bytes()));
+            push("mtime", self.mtime.to_string().into_bytes());
         }
         if !fits(12, self.size) {
-            records.push(("size", self.size.to_string().into_bytes()));
+            push("size", self.size.to_string().into_bytes());
         }
         if !fits(8, self.uid.into()) {
-            records.push(("uid", self.uid.to_string().into_bytes()));
+            push("uid", self.uid.to_string().into_bytes());
         }
         // A long name that could be split goes into a record as soon as there is any.
         let long = self.name.len() > 100;
         if !self.name.is_ascii() || long && (!splits || !records.is_empty()) {
-            records.push(("path", self.name.to_vec()));
-            records.sort_by_key(|(key, _)| *key);
+            records.push((b"path".to_vec(), self.name.to_vec()));
+            records.sort();
         }
         records
     }

@@ -209,7 +209,7 @@ impl Packer {
         let mut header = header(&entry.path, &put.meta);
         (header.kind, header.size, header.link) = (b'1', 0, &first);
         // The first name has it already.
-        header.capability = None;
+        header.xattrs = None;
         header.device = (0, 0);
         self.write_header(&header)?;
         self.push(&entry.path, Change::Put(put))?;
@@ -298,7 +298,7 @@ fn header<'a>(name: &'a [u8], meta: &'a Meta) -> TarHeader<'a> {
         mtime: meta.mtime.0,
         link: &meta.link,
         device: meta.device,
-        capability: meta.xattrs.get(super::entry::CAPABILITY).map(Vec::as_slice),
+        xattrs: Some(&meta.xattrs),
     }
 }
 

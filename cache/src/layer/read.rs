@@ -12,7 +12,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::directory::os;
-use super::entry::{CAPABILITY, Content, NewEntry, NewKind};
+use super::entry::{Content, NewEntry, NewKind, is_kept};
 use super::note::Known;
 use super::{LayerError, Ownership};
 use crate::FileError;
@@ -127,10 +127,8 @@ impl Entries {
             }
         }
         let mut xattrs = BTreeMap::new();
-        if file_type.is_file()
-            && let Some(value) = attribute(&full, CAPABILITY).at("read an attribute of", &full)?
-        {
-            xattrs.insert(CAPABILITY.to_vec(), value);
+        if file_type.is_file() || file_type.is_dir() {
+            xattrs = kept_attributes(&full).at("read the attributes of", &full)?;
         }
         let mode = if file_type.is_symlink() { 0o777 } else { found.mode() & 0o7777 };
         let mtime = (found.mtime(), u32::try_from(found.mtime_nsec()).unwrap_or_default());
@@ -163,6 +161,28 @@ pub(crate) fn open_file(path: &Path) -> io::Result<File> {
         }
         other => other,
     }
+}
+
+/// Reads the extended attributes of a file or directory that a layer keeps.
+fn kept_attributes(path: &Path) -> rustix::io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    let mut names = vec![0; 1 << 10];
+    let length = match rustix::fs::llistxattr(path, &mut names) {
+        Err(Errno::RANGE) => {
+            // No file system of Linux has longer lists.
+            names.resize(64 << 10, 0);
+            rustix::fs::llistxattr(path, &mut names)
+        }
+        Err(Errno::OPNOTSUPP) => Ok(0),
+        other => other,
+    }?;
+    let names = names[..length].split(|byte| *byte == 0).filter(|name| is_kept(name));
+    let mut kept = BTreeMap::new();
+    for name in names {
+        if let Some(value) = attribute(path, name)? {
+            kept.insert(name.to_vec(), value);
+        }
+    }
+    Ok(kept)
 }
 
 /// Reads an extended attribute of a file, or of a link itself; `None` when it has none.

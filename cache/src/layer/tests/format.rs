@@ -19,7 +19,8 @@ fn tar_bytes_are_those_of_the_vectors() {
             let number = |key: &str| entry[key].as_i64().unwrap_or_default();
             let device = |at: usize| entry["dev"][at].as_u64().unwrap_or_default() as u32;
             let data = unhex(&entry["data_hex"]);
-            let capability = unhex(&entry["xattrs_hex"]["security.capability"]);
+            let xattrs = entry["xattrs_hex"].as_object().into_iter().flatten();
+            let xattrs = xattrs.map(|(name, value)| (name.clone().into_bytes(), unhex(value))).collect();
             let kind = match text("type") {
                 "reg" | "whiteout" => b'0',
                 "hardlink" => b'1',
@@ -40,7 +41,7 @@ fn tar_bytes_are_those_of_the_vectors() {
                 mtime: number("mtime"),
                 link: text("link").as_bytes(),
                 device: (device(0), device(1)),
-                capability: (!capability.is_empty()).then_some(&capability),
+                xattrs: Some(&xattrs),
             };
             header.encode(&mut out).unwrap();
             out.extend_from_slice(&data);
@@ -125,7 +126,7 @@ fn blobs_do_not_depend_on_how_bytes_come() {
 }
 
 #[test]
-fn a_capability_of_a_namespace_becomes_a_plain_one() {
+fn a_layer_keeps_user_attributes_and_a_capability_of_a_namespace_as_a_plain_one() {
     let (_temporary, store) = store();
     let mut entry = file("ping", b"");
     let plain = [&[1, 0, 0, 2, 0, 0x20, 0, 0][..], &[0; 12]].concat();
@@ -133,9 +134,12 @@ fn a_capability_of_a_namespace_becomes_a_plain_one() {
     namespaced[3] = 3;
     namespaced.extend_from_slice(&[0; 4]);
     entry.xattrs.insert(b"security.capability".to_vec(), namespaced);
-    entry.xattrs.insert(b"user.note".to_vec(), b"kept on disk alone".to_vec());
+    entry.xattrs.insert(b"user.note".to_vec(), b"kept".to_vec());
+    entry.xattrs.insert(b"user.overlay.opaque".to_vec(), b"y".to_vec());
+    entry.xattrs.insert(b"trusted.note".to_vec(), b"not ours".to_vec());
     let packed = make(&store, vec![entry], Compression::Uncompressed).unwrap();
     let Some(Change::Put(put)) = packed.index.get(b"ping") else { panic!("no entry") };
     assert_eq!(put.meta.xattrs.get(&b"security.capability"[..]), Some(&plain));
-    assert_eq!(put.meta.xattrs.len(), 1);
+    assert_eq!(put.meta.xattrs.get(&b"user.note"[..]).map(Vec::as_slice), Some(&b"kept"[..]));
+    assert_eq!(put.meta.xattrs.len(), 2);
 }
