@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{Dir, readlinkat};
 
-use super::local;
+use super::walk;
 use crate::op::files::{self, Name};
 use crate::op::wildcard;
 
@@ -87,7 +87,7 @@ impl Follower<'_> {
 
     /// Opens a directory by its physical path.
     fn open(&self, path: &[Name]) -> Option<OwnedFd> {
-        local::open_directory(self.root, &files::join(path)).ok()
+        walk::open_directory(self.root, &files::join(path)).ok()
     }
 }
 

@@ -8,3 +8,4 @@ pub mod image;
 pub mod layout;
 pub mod local;
 pub mod remote;
+mod walk;
