@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::archive::TarSink;
 use crate::op::content::Contents;
-use crate::op::files::{FileKind, FileMeta, FileNode, Name, join};
+use crate::op::files::{FileKind, FileMeta, FileNode, Inode, Name, join};
 
 /// The files of one platform, and the folder they go to; none where there is one platform only.
 pub struct Part {
@@ -56,7 +56,7 @@ struct Tar<'a, W: Write> {
     contents: &'a Contents,
     epoch: Option<i64>,
     /// The first name of each file that has several.
-    links: HashMap<u64, Vec<u8>>,
+    links: HashMap<Inode, Vec<u8>>,
     sink: TarSink<W>,
 }
 
@@ -169,7 +169,7 @@ fn write(
 struct Directory<'a> {
     contents: &'a Contents,
     epoch: Option<i64>,
-    links: HashMap<u64, Vec<u8>>,
+    links: HashMap<Inode, Vec<u8>>,
     top: OwnedFd,
     skipped: Vec<String>,
     owners: Owners,

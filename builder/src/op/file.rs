@@ -13,7 +13,7 @@ use kiln_oci::{Digest, Hasher};
 use super::content::Contents;
 use super::copy::{self, Attributes, CopyError};
 use super::files::{self, FileKind, FileMeta, FileNode, Name, Origin};
-use super::overlay::{Entry, NewDirectory, Overlay, OverlayError};
+use super::overlay::{Entry, LinkGroup, NewDirectory, Overlay, OverlayError};
 use super::owner::{self, OwnerError};
 use crate::source::local::LocalContext;
 
@@ -178,7 +178,7 @@ fn pack(
     contents: &Contents,
     make: &Make,
 ) -> Result<Packed, FileError> {
-    let mut links: BTreeMap<(u32, u64), Vec<u8>> = BTreeMap::new();
+    let mut links: BTreeMap<LinkGroup, Vec<u8>> = BTreeMap::new();
     let mut read: Vec<(Vec<u8>, Origin)> = Vec::new();
     let entries = changes.into_iter().map(|(path, entry)| {
         let joined = files::join(&path);

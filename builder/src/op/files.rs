@@ -84,6 +84,9 @@ pub enum Origin {
     Spool(Arc<tempfile::TempPath>),
 }
 
+/// Tells inodes of one tree apart: a device, where there are several, and a number on it.
+pub type Inode = (u64, u64);
+
 /// A file and everything below it.
 #[derive(Debug, Clone)]
 pub struct FileNode {
@@ -94,7 +97,7 @@ pub struct FileNode {
     /// The sha256 of its bytes, where that is known without reading them.
     pub content: Option<Digest>,
     /// Names of one inode have the same number.
-    pub link_group: Option<u64>,
+    pub link_group: Option<Inode>,
     /// What is in it, in byte order.
     pub children: BTreeMap<Name, FileNode>,
 }

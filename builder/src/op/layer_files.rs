@@ -3,7 +3,7 @@
 use kiln_cache::tree::{Kind, Meta, Node, Tree};
 use kiln_oci::Digest;
 
-use super::files::{FileKind, FileMeta, FileNode, Origin};
+use super::files::{FileKind, FileMeta, FileNode, Inode, Origin};
 
 /// Returns a file's metadata.
 pub fn meta(node: &Node) -> FileMeta {
@@ -42,13 +42,13 @@ pub fn files(chain: &[Digest], tree: &Tree) -> FileNode {
     convert(chain, tree.root(), &mut Vec::new(), &mut groups)
 }
 
-type Groups<'a> = std::collections::HashMap<(usize, &'a [u8]), u64>;
+type Groups<'a> = std::collections::HashMap<(usize, &'a [u8]), Inode>;
 
 fn convert<'a>(chain: &[Digest], node: &'a Node, path: &mut Vec<u8>, groups: &mut Groups<'a>) -> FileNode {
     let mut converted = FileNode::leaf(meta(node), origin(chain, node, path));
     converted.content = node.meta.content;
     if let Some(first) = &node.links {
-        let next = groups.len() as u64;
+        let next = (0, groups.len() as u64);
         converted.link_group = Some(*groups.entry((node.layer, first)).or_insert(next));
     }
     for (name, child) in &node.children {

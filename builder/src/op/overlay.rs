@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use kiln_cache::tree::{Node, Tree};
 use kiln_oci::Digest;
 
-use super::files::{self, FileKind, FileMeta, Name, Origin, ResolveError};
+use super::files::{self, FileKind, FileMeta, Inode, Name, Origin, ResolveError};
 use super::layer_files;
 
 /// A stage's file system: what is below, and what is new.
@@ -41,7 +41,7 @@ pub struct Entry {
 }
 
 /// The number of an inode that has several names: of the copy it came with, and within that.
-pub type LinkGroup = (u32, u64);
+pub type LinkGroup = (u32, Inode);
 
 impl Entry {
     /// A directory.
@@ -205,7 +205,7 @@ impl<'a> Overlay<'a> {
         let mut entry = Entry { meta: found.meta, origin: found.origin, content: None, link_group: None };
         if let Some(first) = self.put_entry(target) {
             // The number of a group that copies cannot have: those stay below 2^32 inodes of one match.
-            let group = *first.link_group.get_or_insert((u32::MAX, u64::from(number)));
+            let group = *first.link_group.get_or_insert((u32::MAX, (0, u64::from(number))));
             entry = Entry { link_group: Some(group), ..first.clone() };
         }
         let group = entry.link_group;

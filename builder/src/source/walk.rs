@@ -18,8 +18,10 @@ use crate::op::files::{self, FileKind, FileMeta, FileNode, Name, Origin};
 
 /// The deepest directory that is walked.
 pub(super) const MAX_DEPTH: usize = 512;
-/// The longest path, as the kernel's PATH_MAX.
-pub(super) const MAX_PATH: usize = 4096;
+/// The longest path: the kernel's PATH_MAX without the NUL.
+pub(super) const MAX_PATH: usize = 4095;
+/// What the kernel allows the names of a file's extended attributes, and each value.
+const XATTR_MAX: usize = 64 << 10;
 
 /// One walk over a context.
 pub(super) struct Walk<'a> {
@@ -186,7 +188,7 @@ impl Walk<'_> {
             let is_plain = node.meta.xattrs.is_empty();
             let file = LocalFile::new(self.root.clone(), joined, identity, is_plain);
             node.origin = Origin::Local(Arc::new(file));
-            node.link_group = (stat.st_nlink > 1).then_some(stat.st_ino);
+            node.link_group = (stat.st_nlink > 1).then_some((stat.st_dev, stat.st_ino));
         }
         Ok(Some(node))
     }
@@ -286,19 +288,27 @@ fn metadata(
 fn xattrs(fd: &OwnedFd, name: &CStr) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut path = format!("/proc/self/fd/{}/", fd.as_raw_fd()).into_bytes();
     path.extend(name.to_bytes());
-    let mut list = [0u8; 4096];
-    let length = match rustix::fs::llistxattr(&path[..], &mut list) {
-        Ok(length) => length,
-        Err(Errno::NOTSUP | Errno::NOENT) => 0,
-        Err(error) => return Err(error.into()),
+    let mut short = [0u8; 1024];
+    let mut long = Vec::new();
+    let mut list = rustix::fs::llistxattr(&path[..], &mut short).map(|length| &short[..length]);
+    if list == Err(Errno::RANGE) {
+        long.resize(XATTR_MAX, 0);
+        list = rustix::fs::llistxattr(&path[..], &mut long).map(|length| &long[..length]);
+    }
+    let list = match list {
+        Err(Errno::NOTSUP | Errno::NOENT) => &[],
+        list => list?,
     };
     let mut found = BTreeMap::new();
-    for key in list[..length].split(|byte| *byte == 0) {
+    for key in list.split(|byte| *byte == 0) {
         if !(key.starts_with(b"user.") || key == b"security.capability") {
             continue;
         }
-        let mut value = vec![0u8; 64 << 10];
-        let length = rustix::fs::lgetxattr(&path[..], key, &mut value)?;
+        let mut value = vec![0u8; XATTR_MAX];
+        let length = match rustix::fs::lgetxattr(&path[..], key, &mut value) {
+            Err(Errno::NODATA | Errno::NOENT) => continue,
+            length => length?,
+        };
         value.truncate(length);
         found.insert(key.to_vec(), value);
     }
@@ -315,5 +325,31 @@ fn shorten(path: &[Name]) -> String {
     match text.char_indices().nth(200) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::XattrFlags;
+
+    use super::*;
+
+    #[test]
+    fn attributes_are_read_however_many_there_are() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("f");
+        std::fs::write(&path, "").expect("a file");
+        let long = "n".repeat(200);
+        let mut count = 0;
+        // A file system may have room for few; of some the list is longer than a first guess.
+        while count < 20 {
+            let name = format!("user.{count:02}{long}");
+            if rustix::fs::setxattr(&path, name, b"v", XattrFlags::empty()).is_err() {
+                break;
+            }
+            count += 1;
+        }
+        let fd = rustix::fs::open(folder.path(), OFlags::RDONLY, Mode::empty()).expect("the folder");
+        assert_eq!(xattrs(&fd, c"f").expect("attributes").len(), count);
     }
 }

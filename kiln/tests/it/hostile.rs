@@ -184,7 +184,7 @@ fn trees_that_are_too_deep() {
     fs::remove_dir_all(bed.path("context/deep")).expect("a folder");
     fs::create_dir_all(bed.path("context/deep")).expect("a folder");
     nest(&bed.path("context/deep"), &"n".repeat(250), 20);
-    build(&bed, "context").run().failure().says(&["longer than 4096 bytes"]);
+    build(&bed, "context").run().failure().says(&["longer than 4095 bytes"]);
     bed.assert_tidy();
 }
 

@@ -52,12 +52,12 @@ fn tree(text: &str) -> FileNode {
         }
         let content = group.unwrap_or(path);
         let mut node = FileNode::leaf(meta, Origin::Bytes(content.as_bytes().into()));
-        node.link_group = group.map(|first| first.len() as u64);
+        node.link_group = group.map(|first| (0, first.len() as u64));
         put(&mut top, path, node);
         if let Some(first) = group {
             let names = files::components(first.as_bytes());
             let first = names.iter().fold(&mut top, |at, name| at.children.get_mut(name).unwrap());
-            first.link_group = group.map(|first| first.len() as u64);
+            first.link_group = group.map(|first| (0, first.len() as u64));
         }
     }
     top
