@@ -30,6 +30,9 @@ pub enum CopyError {
     /// A wildcard that is none.
     #[error("{0}: syntax error in pattern")]
     Pattern(String),
+    /// `--parents` or `--exclude` with a pattern that is none.
+    #[error("{0}")]
+    Filter(String),
     /// A directory would go where something else is.
     #[error("cannot copy to non-directory: {0}")]
     ToNonDirectory(String),
@@ -176,7 +179,8 @@ fn check_required(source: &FileNode, action: &Copy) -> Result<(), CopyError> {
     for required in &action.required {
         let below = files::components(required.as_bytes());
         let found = source.get(&base).and_then(|base| base.get(&below));
-        if found.is_none() {
+        // As a pattern, the directory itself names nothing (spec: copy-add.md §12.8).
+        if found.is_none() || below.is_empty() {
             let mut path = files::components(action.source.as_bytes());
             path.extend(below);
             return Err(CopyError::NotFound(files::display(&path)));
@@ -206,7 +210,7 @@ impl Filter {
     fn new(action: &Copy) -> Result<Self, CopyError> {
         let read = |kind: &str, lines: &[String]| {
             Patterns::new(lines)
-                .map_err(|_| CopyError::Pattern(format!("invalid {kind}patterns: [{}]", lines.join(" "))))
+                .map_err(|error| CopyError::Filter(format!("invalid {kind}patterns: [{}]: {error}", lines.join(" "))))
         };
         Ok(Self {
             include: action.include.as_deref().map(|lines| read("include", lines)).transpose()?,

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 
 use kiln_frontend::dockerfile::suggest::closest;
 
+use super::copy;
 use super::file::Source;
-use super::files::{self, Name};
+use super::files::{self, FileKind, FileNode, Name};
 use crate::source::local::LocalContext;
 
 /// So many names are looked at for one that was perhaps meant.
@@ -14,6 +15,9 @@ const MOST_NAMES: usize = 20_000;
 /// Returns what may help with a path that is not in `source`.
 pub fn hint(source: &Source, path: &str) -> Option<String> {
     let names = files::components(path.as_bytes());
+    if source.tree().get(&names).is_some_and(FileNode::is_directory) {
+        return Some("`--parents` wants a path or a pattern below it: `./**` stands for all there is".to_owned());
+    }
     match source {
         Source::Local(context) => Some(in_context(context, &names)),
         Source::Files(tree) => {
@@ -21,6 +25,9 @@ pub fn hint(source: &Source, path: &str) -> Option<String> {
                 let children = tree.get(path).map(|node| node.children.iter());
                 children.into_iter().flatten().map(|(name, node)| (name.clone(), node.is_directory())).collect()
             };
+            if let Some(Dangling { link, target, .. }) = dangling(tree, &names) {
+                return Some(format!("`/{link}` is a link to `{target}`, where nothing is"));
+            }
             nearest(&names, &list).map(|near| format!("did you mean `/{near}`?"))
         }
     }
@@ -29,6 +36,13 @@ pub fn hint(source: &Source, path: &str) -> Option<String> {
 fn in_context(context: &LocalContext, path: &[Name]) -> String {
     if let Some(line) = ignored(context, path) {
         return format!("`{}` is there, but {line} leaves it out of the context", text(path));
+    }
+    if let Some(Dangling { link, target, place }) = dangling(&context.tree, path) {
+        let what = format!("`{link}` is a link to `{target}`");
+        return match ignored(context, &place) {
+            Some(line) => format!("{what}, which {line} leaves out of the context"),
+            None => format!("{what}, which is not in the context; links do not lead out of it"),
+        };
     }
     let is_ignored =
         |path: &[Name]| context.ignore.as_ref().is_some_and(|(_, patterns)| patterns.verdict_of(&text(path)).matched);
@@ -42,6 +56,25 @@ fn in_context(context: &LocalContext, path: &[Name]) -> String {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("sources are looked up in the context, {}", context.path.display()),
     }
+}
+
+/// A link to what is not there.
+struct Dangling {
+    link: String,
+    /// As it is written.
+    target: String,
+    /// As it is looked up.
+    place: Vec<Name>,
+}
+
+/// Returns the link for which a path leads nowhere.
+fn dangling(tree: &FileNode, path: &[Name]) -> Option<Dangling> {
+    (1..=path.len()).find_map(|depth| {
+        let link = copy::resolve(tree, &path[..depth], false).ok()?;
+        let node = tree.get(&link).filter(|node| node.meta.kind == FileKind::Symlink)?;
+        let place = copy::resolve(tree, &link, true).ok().filter(|place| tree.get(place).is_none())?;
+        Some(Dangling { link: text(&link), target: String::from_utf8_lossy(&node.meta.target).into_owned(), place })
+    })
 }
 
 /// Returns the line of the ignore file that hides a path which is there.

@@ -72,7 +72,12 @@ fn missing_sources_are_explained() {
     bed.write("context/config.yml", "");
     bed.write("context/build/out.bin", "");
     bed.write("context/.dockerignore", "# made\nbuild\n");
+    symlink("../../secret", bed.path("context/out")).expect("a link");
+    symlink("/build/out.bin", bed.path("context/src/hidden")).expect("a link");
     let cases = [
+        ("COPY out /", "`out` is a link to `../../secret`, which is not in the context"),
+        ("COPY ou* /", "`out` is a link to `../../secret`, which is not in the context"),
+        ("COPY src/hidden /", "`src/hidden` is a link to `/build/out.bin`, which .dockerignore:2 (`build`) leaves out"),
         ("COPY config.yaml /", "did you mean `config.yml`?"),
         ("COPY app /", "did you mean `src/app`?"),
         ("COPY src/ap/ /", "did you mean `src/app`?"),

@@ -290,6 +290,11 @@ fn parents_come_with_what_is_below_them() {
         &[with_parents("/", "w/v/a.txt", "/o")],
         Ok(&[("/o/w", "dir 700 5:5 @1"), ("/o/w/v", "dir 710 5:5 @9"), ("/o/w/v/a.txt", "= w/v/a.txt 644 1:2 @1")]),
     );
+    // The directory itself is not below itself.
+    for base in ["/", "/w"] {
+        let itself = Copy { required: vec![String::new()], ..with_parents(base, "", "/o") };
+        check("", "w/a", itself, Err(&format!("{base:?}: not found")));
+    }
     // A base that is a file is copied.
     check(
         "",
@@ -317,6 +322,7 @@ fn what_is_excluded_is_so_below_each_source() {
     );
     let file = Copy { exclude: vec!["top".to_owned()], ..action("/d/top", "/x") };
     check("", source, file, Ok(&[("/x", "= d/top 644 0:0 @1")]));
+    check("", source, exclude(&["a", "!"]), Err("invalid excludepatterns: [a !]: illegal exclusion pattern: \"!\""));
     check("", source, exclude(&["["]), Err("invalid excludepatterns: [[]: syntax error in pattern"));
 }
 
