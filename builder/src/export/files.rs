@@ -99,7 +99,7 @@ impl<W: Write> Tar<'_, W> {
             mtime: self.epoch.unwrap_or(meta.mtime.0),
             link: first.as_deref().unwrap_or(&meta.target),
             device: meta.device,
-            xattrs: Some(&meta.xattrs),
+            xattrs: meta.xattrs.iter().map(|(name, value)| (&name[..], &value[..])).collect(),
         })?;
         if kind == b'0' {
             self.sink.content(meta.size, &mut self.contents.read(&node.origin)?)?;

@@ -24,7 +24,7 @@ pub struct NewEntry {
     pub gid: u32,
     /// When it was changed: seconds since 1970, and nanoseconds. A tar stream keeps the seconds.
     pub mtime: (i64, u32),
-    /// Extended attributes. A tar stream keeps `security.capability` and `user.*`.
+    /// Extended attributes. A tar stream keeps `security.capability`, the index `user.*` too.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
@@ -122,7 +122,7 @@ impl NewEntry {
     }
 }
 
-/// Whether a layer keeps an extended attribute: the file capability, and what users set.
+/// Whether the store keeps an extended attribute: the file capability, and what users set.
 /// `user.overlay.*` rules overlays, and `user.kiln.*` is what kiln notes beside files.
 pub(crate) fn is_kept(name: &[u8]) -> bool {
     let is_ours = name.starts_with(b"user.overlay.") || name.starts_with(b"user.kiln.");

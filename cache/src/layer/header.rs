@@ -1,8 +1,6 @@
 //! Tar headers as kiln writes them: plain ustar, with a PAX header in front where something does
 //! not fit. The same entries give the same bytes as other builders' (Go's) for the same tree.
 
-use std::collections::BTreeMap;
-
 use crate::layer::show;
 
 /// A block of a tar stream.
@@ -29,8 +27,8 @@ pub struct TarHeader<'a> {
     pub link: &'a [u8],
     /// The major and minor number of a device.
     pub device: (u32, u32),
-    /// Extended attributes.
-    pub xattrs: Option<&'a BTreeMap<Vec<u8>, Vec<u8>>>,
+    /// Extended attributes, in the order of their names.
+    pub xattrs: Vec<(&'a [u8], &'a [u8])>,
 }
 
 /// What a tar header cannot say.
@@ -107,9 +105,9 @@ impl TarHeader<'_> {
 
     /// Returns the PAX records, sorted by key.
     fn records(&self, splits: bool) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let xattrs = self.xattrs.into_iter().flatten();
+        let xattrs = self.xattrs.iter();
         let mut records: Vec<(Vec<u8>, Vec<u8>)> =
-            xattrs.map(|(name, value)| ([b"SCHILY.xattr.", &name[..]].concat(), value.clone())).collect();
+            xattrs.map(|(name, value)| ([b"SCHILY.xattr.", *name].concat(), value.to_vec())).collect();
         let mut push = |key: &str, value: Vec<u8>| records.push((key.into(), value));
         if !fits(8, self.gid.into()) {
             push("gid", self.gid.to_string().into_bytes());

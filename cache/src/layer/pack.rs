@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kiln_oci::{Descriptor, Digest, Hasher};
 
 use super::directory::Directory;
-use super::entry::{Content, NewEntry, NewKind};
+use super::entry::{CAPABILITY, Content, NewEntry, NewKind};
 use super::header::{BLOCK, HeaderError, TarHeader, end_of_archive};
 use super::index::{Builder, Change, LayerIndex, Put};
 use super::stream::Stream;
@@ -209,7 +209,7 @@ impl Packer {
         let mut header = header(&entry.path, &put.meta);
         (header.kind, header.size, header.link) = (b'1', 0, &first);
         // The first name has it already.
-        header.xattrs = None;
+        header.xattrs.clear();
         header.device = (0, 0);
         self.write_header(&header)?;
         self.push(&entry.path, Change::Put(put))?;
@@ -298,7 +298,8 @@ fn header<'a>(name: &'a [u8], meta: &'a Meta) -> TarHeader<'a> {
         mtime: meta.mtime.0,
         link: &meta.link,
         device: meta.device,
-        xattrs: Some(&meta.xattrs),
+        // What users set stays in the store (layer-tar.md §2.2); the index and later steps have it.
+        xattrs: meta.xattrs.get(CAPABILITY).map(|value| (CAPABILITY, &value[..])).into_iter().collect(),
     }
 }
 

@@ -61,7 +61,7 @@ pub struct Meta {
     pub link: Vec<u8>,
     /// The major and minor number of a device.
     pub device: (u32, u32),
-    /// Extended attributes. A layer keeps `security.capability` and `user.*`.
+    /// Extended attributes. The tar stream of a layer keeps `security.capability` alone.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The digest of a regular file's content.
     pub content: Option<Digest>,
