@@ -18,7 +18,7 @@ use crate::Digest;
 const DEFAULT_DOMAIN: &str = "docker.io";
 const LEGACY_DOMAIN: &str = "index.docker.io";
 const OFFICIAL: &str = "library/";
-const LONGEST_NAME: usize = 255;
+const LONGEST_PATH: usize = 255;
 const LONGEST_TAG: usize = 128;
 
 /// A name for an image, normalised: domain and path are complete, the rest as written.
@@ -56,7 +56,7 @@ pub enum ReferenceError {
     #[error("invalid repository name ({0}), cannot specify 64-byte hexadecimal strings")]
     ImageId(String),
     /// It is too long.
-    #[error("repository name must not be more than {LONGEST_NAME} characters")]
+    #[error("repository name must not be more than {LONGEST_PATH} characters")]
     TooLong,
     /// The digest's algorithm is not known.
     #[error("unsupported digest algorithm")]
@@ -179,7 +179,7 @@ impl FromStr for Reference {
         {
             return Err(ReferenceError::Format);
         }
-        if domain.len() + 1 + path.len() > LONGEST_NAME {
+        if path.len() > LONGEST_PATH {
             return Err(ReferenceError::TooLong);
         }
         Ok(Self {

@@ -1,6 +1,6 @@
 //! `RUN --device`: one device by name, required or not.
 
-use super::csv;
+use super::{csv, suggest};
 
 /// A device that a command asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -24,12 +24,14 @@ pub enum DeviceError {
     #[error("invalid field '{0}' must be a key=value pair")]
     Field(String),
     /// A key that there is not.
-    #[error("unexpected key '{key}' in '{field}'")]
+    #[error("unexpected key '{key}' in '{field}'{}", suggest::hint(suggestion))]
     Key {
         /// The key.
         key: String,
         /// The field it is in.
         field: String,
+        /// What was perhaps meant.
+        suggestion: Option<&'static str>,
     },
     /// A value that is neither true nor false.
     #[error("invalid value for {key}: {value}")]
@@ -45,7 +47,7 @@ impl Device {
     /// Reads the value of the flag.
     pub fn parse(text: &str) -> Result<Self, DeviceError> {
         let mut device = Self::default();
-        for (index, field) in csv::fields(text)?.into_iter().enumerate() {
+        for field in csv::fields(text)? {
             let (key, value) = match field.split_once('=') {
                 Some((key, value)) => (key.to_lowercase(), Some(value)),
                 None => (field.to_lowercase(), None),
@@ -58,10 +60,13 @@ impl Device {
                 }
                 ("name", Some(_)) if !device.name.is_empty() => return Err(DeviceError::SecondName(device.name)),
                 ("name", Some(value)) => device.name = value.to_owned(),
-                // The first field may be the bare name, which may have a `=` in it.
-                _ if index == 0 => device.name = field.into_owned(),
+                // As long as there is no name, anything else is the bare name, which may have a `=` in it.
+                _ if device.name.is_empty() => device.name = field.into_owned(),
                 (_, None) => return Err(DeviceError::Field(field.into_owned())),
-                (_, Some(_)) => return Err(DeviceError::Key { key, field: field.into_owned() }),
+                (_, Some(_)) => {
+                    let suggestion = suggest::closest(&key, ["name", "required"]);
+                    return Err(DeviceError::Key { key, field: field.into_owned(), suggestion });
+                }
             }
         }
         Ok(device)

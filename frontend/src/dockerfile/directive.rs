@@ -59,22 +59,23 @@ pub fn detect_syntax(text: &str) -> Option<SyntaxRequest> {
         let reference = command_line.split(' ').next().unwrap_or_default().to_owned();
         return Some(SyntaxRequest { reference, command_line, line: directive.line, span: directive.value.span });
     }
-    let text = without_mark(text);
+    let reference = syntax_member(without_script_line(without_mark(text)))?;
+    Some(SyntaxRequest { command_line: reference.clone(), reference, line: 0, span: Span::default() })
+}
+
+/// Returns the member `syntax` of a text that is a JSON object; case does not count, as nowhere in the JSON of Go.
+fn syntax_member(text: &str) -> Option<String> {
     if !text.trim_start().starts_with('{') {
         return None;
     }
-    #[derive(serde::Deserialize)]
-    struct Object {
-        #[serde(default)]
-        syntax: String,
-    }
-    let object: Object = serde_json::from_str(text).ok()?;
-    (!object.syntax.is_empty()).then(|| SyntaxRequest {
-        reference: object.syntax.clone(),
-        command_line: object.syntax,
-        line: 0,
-        span: Span::default(),
-    })
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
+    let (_, value) = object.into_iter().find(|(key, _)| key.eq_ignore_ascii_case("syntax"))?;
+    value.as_str().filter(|value| !value.is_empty()).map(str::to_owned)
+}
+
+/// Returns what follows a first line that starts with `#!`.
+fn without_script_line(text: &str) -> &str {
+    if text.starts_with("#!") { text.split_once('\n').map_or("", |(_, rest)| rest) } else { text }
 }
 
 /// Finds the `# check=` of a file. Unlike the parser this also looks behind a first line that starts with `#!`.

@@ -74,12 +74,15 @@ pub fn parse(text: &str) -> Result<GitReference, GitError> {
         Some((scheme, rest)) if !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric()) => {
             let scheme = scheme.to_ascii_lowercase();
             match &*scheme {
-                "http" | "https" if !rest.ends_with(".git") || !rest.contains('/') => {
-                    return Err(not_git("invalid argument"));
-                }
                 "http" | "git" => git.unencrypted = true,
                 "https" | "ssh" => {}
                 _ => return Err(GitError::NotGit(format!("{scheme}: invalid protocol"))),
+            }
+            let address = text.split('#').next().unwrap_or_default();
+            check_url(address, rest)
+                .map_err(|wrong| GitError::NotGit(format!("parse {}: {wrong}", go_quote(address))))?;
+            if scheme.starts_with("http") && !(rest.ends_with(".git") && rest.contains('/')) {
+                return Err(not_git("invalid argument"));
             }
             git.remote = format!("{scheme}://{rest}");
         }
@@ -107,7 +110,8 @@ pub fn parse(text: &str) -> Result<GitReference, GitError> {
 impl GitReference {
     fn query(&mut self, query: &str) -> Result<(), String> {
         let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for pair in query.split('&').filter(|pair| !pair.is_empty() && !pair.contains(';')) {
+        let is_read = |pair: &&str| !pair.is_empty() && !pair.contains(';') && broken_escape(pair).is_none();
+        for pair in query.split('&').filter(is_read) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             values.entry(decode(key, true)).or_default().push(decode(value, true));
         }
@@ -165,6 +169,35 @@ fn set_once(what: &str, place: &mut String, value: String) -> Result<(), String>
     }
     *place = value;
     Ok(())
+}
+
+/// Checks what has to be in order in a URL before anything can be asked of its host: no control characters, a host with
+/// a number for its port, and whole escapes. `rest` is what follows the scheme, without query.
+fn check_url(text: &str, rest: &str) -> Result<(), String> {
+    if text.contains(|c: char| c.is_ascii_control()) {
+        return Err("net/url: invalid control character in URL".to_owned());
+    }
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let port = match host.starts_with('[') {
+        true => host.rsplit_once(']').ok_or("missing ']' in host")?.1,
+        false => &host[host.rfind(':').unwrap_or(host.len())..],
+    };
+    let is_port =
+        port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()));
+    if !is_port {
+        return Err(format!("invalid port {} after host", go_quote(port)));
+    }
+    if let Some(wrong) = host.chars().find(|c| " \\^`{|}%".contains(*c)) {
+        return Err(format!("invalid character {} in host name", go_quote(&wrong.to_string())));
+    }
+    broken_escape(path).map_or(Ok(()), |escape| Err(format!("invalid URL escape {}", go_quote(escape))))
+}
+
+/// Returns the first `%` with what follows it, where that is not two hexadecimal digits.
+fn broken_escape(text: &str) -> Option<&str> {
+    let is_whole = |escape: &str| escape.len() == 3 && escape[1..].bytes().all(|byte| byte.is_ascii_hexdigit());
+    text.match_indices('%').map(|(at, _)| &text[at..text.ceil_char_boundary(at + 3)]).find(|escape| !is_whole(escape))
 }
 
 /// Undoes percent encoding; what is not encoded well stays as it is.

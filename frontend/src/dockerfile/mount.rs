@@ -83,7 +83,7 @@ pub enum MountError {
     #[error("invalid field '{0}' must be a key=value pair")]
     Field(String),
     /// A key that there is not.
-    #[error("unexpected key '{key}' in '{field}'{}", hint(suggestion))]
+    #[error("unexpected key '{key}' in '{field}'{}", suggest::hint(suggestion))]
     Key {
         /// The key, in lower case.
         key: String,
@@ -101,7 +101,7 @@ pub enum MountError {
         kind: MountKind,
     },
     /// A kind that there is not.
-    #[error("unsupported mount type {}{}", go_quote(.text), hint(suggestion))]
+    #[error("unsupported mount type {}{}", go_quote(.text), suggest::hint(suggestion))]
     Kind {
         /// What was written.
         text: String,
@@ -109,7 +109,7 @@ pub enum MountError {
         suggestion: Option<&'static str>,
     },
     /// A way of sharing that there is not.
-    #[error("unsupported sharing value {}{}", go_quote(.text), hint(suggestion))]
+    #[error("unsupported sharing value {}{}", go_quote(.text), suggest::hint(suggestion))]
     Sharing {
         /// What was written.
         text: String,
@@ -167,10 +167,6 @@ pub enum MountError {
     /// A secret without a name.
     #[error("invalid secret mount. one of source, target required")]
     SecretName,
-}
-
-fn hint(suggestion: &Option<&'static str>) -> String {
-    suggestion.map(|suggestion| format!(" (did you mean {suggestion}?)")).unwrap_or_default()
 }
 
 impl MountKind {
@@ -301,14 +297,14 @@ impl Reader {
             if has_variable(value) {
                 return Err(MountError::FromVariable);
             }
-            mount.from = Some(value.to_owned());
+            mount.from = given(value.to_owned());
             return Ok(());
         }
         let value = expand(value)?;
         match &*key {
             "type" => mount.kind = MountKind::parse(&value)?,
-            "source" | "src" => mount.source = Some(value),
-            "target" | "dst" | "destination" => mount.target = Some(value),
+            "source" | "src" => mount.source = given(value),
+            "target" | "dst" | "destination" => mount.target = given(value),
             "readonly" | "ro" => self.read_only = Some(boolean(key, value)?),
             "readwrite" | "rw" => self.read_only = Some(!boolean(key, value)?),
             "required" => {
@@ -320,7 +316,7 @@ impl Reader {
                 let bytes = size::parse(&value).map_err(|source| MountError::Size { value, source })?;
                 mount.size = Some(bytes);
             }
-            "id" => mount.id = Some(value),
+            "id" => mount.id = given(value),
             "sharing" => mount.sharing = Some(Sharing::parse(&value)?),
             "mode" => mount.mode = Some(number("mode", value, 8)?),
             "uid" => mount.uid = Some(number("uid", value, 10)?),
@@ -370,6 +366,11 @@ impl Mount {
     fn allow(&self, key: &'static str, kinds: &[MountKind]) -> Result<(), MountError> {
         if kinds.contains(&self.kind) { Ok(()) } else { Err(MountError::KeyForKind { key, kind: self.kind }) }
     }
+}
+
+/// Takes an empty value for none, as where a variable without one stands.
+fn given(value: String) -> Option<String> {
+    Some(value).filter(|value| !value.is_empty())
 }
 
 fn boolean(key: String, value: String) -> Result<bool, MountError> {

@@ -29,8 +29,8 @@ pub fn parse(text: &str) -> Result<u64, SizeError> {
     if number.starts_with('-') {
         return Err(invalid());
     }
-    let well_formed = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
-        && number.bytes().any(|byte| byte.is_ascii_digit());
+    // A sign and an exponent are part of the number; names of numbers are not.
+    let well_formed = number.bytes().all(|byte| byte.is_ascii_digit() || b".+-eE".contains(&byte));
     let Some(value) = Some(number).filter(|_| well_formed).and_then(|number| number.parse::<f64>().ok()) else {
         return Err(SizeError::Number(number.to_owned()));
     };

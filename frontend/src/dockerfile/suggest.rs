@@ -16,6 +16,11 @@ where
     Suggestions { budget: usize::MAX }.closest(name, candidates)
 }
 
+/// Returns a suggestion as it is said at the end of a message.
+pub(crate) fn hint(suggestion: &Option<&str>) -> String {
+    suggestion.map(|suggestion| format!(" (did you mean {suggestion}?)")).unwrap_or_default()
+}
+
 /// Looks for close names where both the names and the candidates may be many. When that has taken long enough, nothing
 /// is suggested any more.
 #[derive(Debug, Clone)]

@@ -48,8 +48,8 @@ pub(super) fn lower(written: &Written, around: &Surroundings<'_>) -> Result<Moun
         WrittenKind::Bind => MountKind::Bind { input: around.input.unwrap_or(0), source },
         WrittenKind::Cache => {
             let (uid, gid, mode) = if source == "/" { owner(0o755) } else { (0, 0, 0o755) };
-            let id = match written.id.as_deref().filter(|id| !id.is_empty()) {
-                Some(id) => id.to_owned(),
+            let id = match &written.id {
+                Some(id) => id.clone(),
                 None => path::clean(written.target.as_deref().unwrap_or_default()),
             };
             MountKind::Cache {
@@ -69,7 +69,7 @@ pub(super) fn lower(written: &Written, around: &Surroundings<'_>) -> Result<Moun
             let (uid, gid, mode) = owner(0o400);
             MountKind::Secret {
                 id: secret_id(written),
-                file: written.target.as_ref().is_some_and(|target| !target.is_empty()) || written.env.is_none(),
+                file: written.target.is_some() || written.env.is_none(),
                 env: written.env.clone(),
                 required: written.required,
                 uid,
@@ -78,11 +78,11 @@ pub(super) fn lower(written: &Written, around: &Surroundings<'_>) -> Result<Moun
             }
         }
         WrittenKind::Ssh => {
-            if written.source.as_ref().is_some_and(|source| !source.is_empty()) {
+            if written.source.is_some() {
                 return Err(MountError::SshSource);
             }
             let (uid, gid, mode) = owner(0o600);
-            let id = written.id.clone().filter(|id| !id.is_empty()).unwrap_or_else(|| "default".to_owned());
+            let id = written.id.clone().unwrap_or_else(|| "default".to_owned());
             MountKind::Ssh { id, required: written.required, uid, gid, mode }
         }
     };
@@ -91,16 +91,14 @@ pub(super) fn lower(written: &Written, around: &Surroundings<'_>) -> Result<Moun
 }
 
 fn secret_id(written: &Written) -> String {
-    let given = [&written.id, &written.source].into_iter().flatten().find(|id| !id.is_empty());
-    match given {
+    match written.id.as_ref().or(written.source.as_ref()) {
         Some(id) => id.clone(),
         None => path::base(written.target.as_deref().unwrap_or_default()).to_owned(),
     }
 }
 
 fn target(written: &Written, around: &Surroundings<'_>) -> Result<String, MountError> {
-    let given = written.target.as_deref().filter(|target| !target.is_empty());
-    let whole = match (written.kind, given) {
+    let whole = match (written.kind, written.target.as_deref()) {
         (_, Some(target)) if target.starts_with('/') => path::clean(target),
         (_, Some(target)) => path::rooted(&format!("{}/{target}", around.cwd)),
         (WrittenKind::Secret, None) => path::rooted(&format!("/run/secrets/{}", path::base(&secret_id(written)))),

@@ -37,19 +37,19 @@ pub(super) fn base(path: &str) -> &str {
 }
 
 /// Returns where a destination (or, without `keep_slash`, a source) of COPY lies, seen from
-/// `parent`. An absolute path stays as it is; a relative one is joined and cleaned, and keeps
-/// what says "into this directory": a trailing `/` or `/.`.
+/// `parent`. An absolute path stays as it is; a relative one is joined and cleaned. With `keep_slash`
+/// the result ends with what says "into this directory", a `/` or `/.`, where `path` does.
 pub(super) fn destination(parent: &str, path: &str, keep_slash: bool) -> String {
-    if path.starts_with('/') {
-        return path.to_owned();
+    let mut joined = match path {
+        "" if parent.starts_with('/') => parent.to_owned(),
+        path if path.starts_with('/') => path.to_owned(),
+        path => rooted(&format!("{parent}/{path}")),
+    };
+    if keep_slash && (path.ends_with('/') || path.ends_with("/.")) && !joined.ends_with('/') {
+        joined.push('/');
     }
-    let mut joined = rooted(&format!("{parent}/{path}"));
-    if keep_slash && joined != "/" {
-        if path.ends_with('/') {
-            joined.push('/');
-        } else if path.ends_with("/.") {
-            joined.push_str("/.");
-        }
+    if keep_slash && path.ends_with("/.") {
+        joined.push('.');
     }
     joined
 }
@@ -135,6 +135,21 @@ mod tests {
         for (path, expected) in [("/a/../b/", "/b/"), ("/w/a/.", "/w/a/"), ("/w//a", "/w/a"), ("/", "/"), ("/..", "/")]
         {
             assert_eq!(tidy(path), expected, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn an_absolute_destination_stays_as_it_is_but_for_its_end() {
+        for (parent, path, kept, bare) in [
+            ("/w", "/a/.", "/a/./.", "/a/."),
+            ("/w", "../.", "/.", "/"),
+            ("/w/", "", "/w/", "/w/"),
+            ("/w/../x", "", "/w/../x", "/w/../x"),
+            ("w", "", "/w", "/w"),
+            ("/w", "a/./.", "/w/a/.", "/w/a"),
+        ] {
+            let found = [true, false].map(|keep_slash| destination(parent, path, keep_slash));
+            assert_eq!(found, [kept, bare], "{path:?} in {parent:?}");
         }
     }
 

@@ -66,13 +66,13 @@ pub(super) fn parse(argument: &str) -> Result<Ports, PortError> {
     if container.is_empty() {
         return Err(PortError::Missing(argument.to_owned()));
     }
-    let container_range = range(container).ok_or_else(|| PortError::Container(container.to_owned()))?;
     if !ip.is_empty() {
         let bare = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
         if bare.parse::<IpAddr>().is_err() {
             return Err(PortError::Ip(ip.to_owned()));
         }
     }
+    let container_range = range(container).ok_or_else(|| PortError::Container(container.to_owned()))?;
     if !host.is_empty() {
         let host_range = range(host).ok_or_else(|| PortError::Host(host.to_owned()))?;
         let length = |(first, last): (u16, u16)| last - first;
@@ -102,4 +102,21 @@ fn range(text: &str) -> Option<(u16, u16)> {
 
 fn number(text: &str) -> Option<u16> {
     text.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_mistakes_the_one_buildkit_tells_is_told() {
+        for (argument, expected) in [
+            ("localhost:x:y", "invalid IP address: localhost"),
+            ("127.0.0.1:x:y", "invalid containerPort: y"),
+            ("127.0.0.1:x:80", "invalid hostPort: x"),
+            ("localhost:x:80/icmp", "invalid port: \"localhost:x:80/icmp\": invalid proto: icmp"),
+        ] {
+            assert_eq!(parse(argument).unwrap_err().to_string(), expected);
+        }
+    }
 }

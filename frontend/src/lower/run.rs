@@ -171,7 +171,7 @@ impl Worker<'_> {
             return Ok(mount);
         }
         let source = path::rooted(written.source.as_deref().unwrap_or_default());
-        let tree = match written.from.as_deref().filter(|name| !name.is_empty()) {
+        let tree = match written.from.as_deref() {
             Some(name) => self.mounted_tree(name, &mount.target)?,
             None if written.kind == WrittenKind::Bind => main_context(),
             None => return Ok(mount),

@@ -39,8 +39,12 @@ fn foreign(asked: Option<&SyntaxRequest>, request: &Request) -> Option<Diagnosti
     })
 }
 
-/// Whether an image is one of those whose language is built in: `docker/dockerfile`, in any version.
+/// Whether the language of a frontend is the one that is built in: that of `docker/dockerfile`, in any version, and what
+/// BuildKit calls its own, `dockerfile.v0`.
 fn is_built_in(reference: &str) -> bool {
+    if reference == "dockerfile.v0" {
+        return true;
+    }
     let Ok(reference) = reference.parse::<Reference>() else { return false };
     ["docker.io/docker/dockerfile", "docker.io/docker/dockerfile-upstream"].contains(&reference.name().as_str())
 }
@@ -64,6 +68,7 @@ mod tests {
             "docker/dockerfile:1.7-labs",
             "docker.io/docker/dockerfile:1",
             "docker/dockerfile-upstream:master",
+            "dockerfile.v0",
         ] {
             assert_eq!(lowered(&format!("# syntax={syntax}\nFROM scratch\n"), None), Ok(()));
         }

@@ -24,10 +24,7 @@ pub(super) fn next(current: &str, directory: &str, os: &str) -> Result<String, W
     if os == "windows" {
         return next_on_windows(current, directory);
     }
-    if directory.starts_with('/') {
-        return Ok(directory.to_owned());
-    }
-    Ok(path::rooted(&format!("{current}/{directory}")))
+    Ok(path::destination(current, directory, false))
 }
 
 fn next_on_windows(current: &str, directory: &str) -> Result<String, WorkdirError> {

@@ -72,3 +72,29 @@ fn a_mount_keeps_its_place() {
     let InstructionKind::Run(run) = &file.instructions[1].kind else { panic!("not a RUN") };
     assert_eq!(run.mounts[0].span.text(source), "type=cache,target=/a");
 }
+
+#[test]
+fn an_empty_value_is_none() {
+    let read = |text: &str| mount::parse(text, |value| Ok(value.replace("$UNSET", "")));
+    let mount = read("target=,source=$UNSET,from=,id=").unwrap();
+    assert_eq!((mount.target, mount.source, mount.from, mount.id), (None, None, None, None));
+    for (text, reason) in [
+        ("type=secret,id=$UNSET", Some("invalid secret mount. one of source, target required")),
+        ("type=secret,target=", Some("invalid secret mount. one of source, target required")),
+        ("type=secret,id=,source=k", None),
+        ("type=secret,id=k,from=", None),
+    ] {
+        assert_eq!(read(text).err().map(|error| error.to_string()).as_deref(), reason, "{text}");
+    }
+}
+
+#[test]
+fn a_device_has_its_name_wherever_it_stands() {
+    for (text, name) in
+        [("required,v/g", "v/g"), ("name=,v/g=a", "v/g=a"), (",v/g", "v/g"), ("required,foo=1", "foo=1")]
+    {
+        assert_eq!(Device::parse(text).map(|device| device.name).as_deref(), Ok(name), "{text}");
+    }
+    let wrong = Device::parse("v/g,require=1").unwrap_err();
+    assert_eq!(wrong.to_string(), "unexpected key 'require' in 'require=1' (did you mean required?)");
+}

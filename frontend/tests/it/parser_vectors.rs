@@ -148,3 +148,18 @@ fn every_mistake_is_reported() {
         ]
     );
 }
+
+#[test]
+fn a_json_object_asks_for_its_frontend() {
+    let asked = |text: &str| detect_syntax(text).map(|syntax| syntax.command_line);
+    for text in
+        ["{\"syntax\":\"a\"}", "\u{feff} {\"x\":[1], \"Syntax\":\"a\"}\n", "#!/x\n{\"syntax\":\"b\",\"syntax\":\"a\"}"]
+    {
+        assert_eq!(asked(text).as_deref(), Some("a"), "{text}");
+    }
+    for text in
+        ["{\"syntax\":1}", "{\"syntax\":\"\"}", "{\"syntax\":\"a\"} x", "{\"x\":{\"syntax\":\"a\"}}", "#!/x", "{}"]
+    {
+        assert_eq!(asked(text), None, "{text}");
+    }
+}

@@ -117,3 +117,31 @@ fn octal_modes_are_numbers_up_to_twelve_bits() {
         assert_eq!(wrong.parse::<FileMode>().map_err(|error| error.to_string()), Err("invalid syntax".to_owned()));
     }
 }
+
+#[test]
+fn sizes_may_have_signs_and_exponents() {
+    assert_eq!(["+1", "1e3", "1.5e1k", "2E-1k"].map(size::parse), [Ok(1), Ok(1000), Ok(15360), Ok(204)]);
+    for wrong in ["1e", "e1", "+-1", "1e3.5", "inf1", "1_000"] {
+        assert!(size::parse(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn addresses_that_cannot_be_asked_are_not_git() {
+    for (text, reason) in [
+        ("ssh://git@host:a/r.git", "invalid port \":a\" after host"),
+        ("https://[::1]x/r.git", "invalid port \"x\" after host"),
+        ("https://[::1/r.git", "missing ']' in host"),
+        ("https://ho st/r.git", "invalid character \" \" in host name"),
+        ("https://host/%zz/r.git", "invalid URL escape \"%zz\""),
+        ("https://host/r.git?a=%4", "unexpected"),
+        ("git://host/a\tb", "net/url: invalid control character in URL"),
+    ] {
+        match git::parse(text) {
+            Err(error) => assert_eq!(error.to_string(), format!("parse {text:?}: {reason}")),
+            // What is broken in the query is not read at all.
+            Ok(git) => assert_eq!((git.remote.as_str(), reason), ("https://host/r.git", "unexpected")),
+        }
+    }
+    assert!(git::parse("https://user:p%40ss@host:8443/r.git").is_ok());
+}

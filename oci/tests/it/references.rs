@@ -39,3 +39,11 @@ fn references_read_as_docker_reads_them() {
     }
     crate::report(&failures);
 }
+
+#[test]
+fn the_domain_does_not_count_for_the_length() {
+    let path = "x".repeat(255);
+    assert!(format!("registry.example.com/{path}").parse::<Reference>().is_ok());
+    assert!(format!("registry.example.com/{path}x").parse::<Reference>().is_err());
+    assert!(path.parse::<Reference>().is_err(), "`library/` counts");
+}
