@@ -1,6 +1,6 @@
 //! The engine: one store, and everything that can be done with it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once, OnceLock};
 
 use kiln_cache::Store;
@@ -57,7 +57,7 @@ pub struct Engine {
     pub(crate) registry: Registry,
     program: OnceLock<std::io::Result<Program>>,
     program_path: PathBuf,
-    footing: Footing,
+    pub(crate) footing: Footing,
 }
 
 /// How often a context that changes while it is read is read again.
@@ -150,6 +150,10 @@ impl Engine {
         }
     }
 
+    pub(crate) fn program(&self) -> Result<&Program, BuildError> {
+        program(&self.program, &self.program_path)
+    }
+
     pub(crate) fn work(&self, steps: Steps, cancel: Cancel) -> Work {
         let registry = Arc::new(self.registry.with_cancel(cancel.flag()));
         let layers = Arc::new(Layers::new(self.store.clone(), registry.clone(), steps.clone(), cancel.clone()));
@@ -193,6 +197,7 @@ impl Engine {
             resources: &request.resources,
             jobs: request.jobs,
             step_timeout: request.step_timeout,
+            keeps_failed: request.keeps_failed,
             blobs: output::layer_options(request).filter(|options| !options.clamp),
         };
         let roots: Vec<_> = planned.roots().collect();
@@ -209,6 +214,16 @@ impl Engine {
             warnings: [planned.warnings, solution.warnings].concat(),
         })
     }
+}
+
+/// Returns the program that sets up sandboxes, read and sealed once.
+pub(crate) fn program<'a>(
+    cell: &'a OnceLock<std::io::Result<Program>>,
+    path: &Path,
+) -> Result<&'a Program, BuildError> {
+    cell.get_or_init(|| Program::open(path)).as_ref().map_err(|error| {
+        BuildError::environment(format!("cannot read the sandbox program {}: {error}", path.display()))
+    })
 }
 
 /// How the store can hold the owners of files, given where this process stands.

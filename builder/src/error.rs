@@ -37,6 +37,8 @@ pub struct BuildError {
     pub diagnostics: Vec<Diagnostic>,
     /// The exit status of the command, where a RUN failed.
     pub status: Option<i32>,
+    /// What the command left is kept, for [`Engine::shell`](crate::Engine::shell).
+    pub is_kept: bool,
     /// Something in the store turned out to be damaged, and was moved aside: trying again helps.
     pub is_damage: bool,
     /// A file of the context changed while it was read: trying again may help.
@@ -55,6 +57,7 @@ impl BuildError {
             log: Vec::new(),
             diagnostics: Vec::new(),
             status: None,
+            is_kept: false,
             is_damage: false,
             is_change: false,
         }

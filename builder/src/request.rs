@@ -35,6 +35,8 @@ pub struct BuildRequest {
     pub jobs: Option<usize>,
     /// How long one command may take.
     pub step_timeout: Option<Duration>,
+    /// Whether what a failed command leaves is kept, for [`Engine::shell`](crate::Engine::shell).
+    pub keeps_failed: bool,
 }
 
 /// A build file and what to call it.

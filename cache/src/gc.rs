@@ -48,7 +48,7 @@ pub struct Usage {
     pub records: u64,
     /// Cache mounts.
     pub mounts: u64,
-    /// What is being written, or was left by a crash.
+    /// What is being written, or was left by a crash or for a look at a failed command.
     pub temporary: u64,
 }
 
@@ -70,7 +70,7 @@ pub fn usage(store: &Store) -> Result<Usage, StoreError> {
         layers: of("layers"),
         records: of("records") + of("context"),
         mounts: of("mounts"),
-        temporary: of("ingest") + of("run"),
+        temporary: of("ingest") + of("run") + of("failed"),
     })
 }
 
@@ -81,11 +81,12 @@ pub fn usage(store: &Store) -> Result<Usage, StoreError> {
 pub fn prune(store: &Store, options: &Prune) -> Result<Pruned, StoreError> {
     let _alone = store.try_lock_exclusive()?;
     store.sweep()?;
+    let mut pruned = Pruned { bytes: disk_usage(&store.failed_directory()), ..Pruned::default() };
+    store.remove_failed()?;
     let mut kept = Kept::default();
     for (_, target) in store.images()? {
         kept.image(store, &target, true);
     }
-    let mut pruned = Pruned::default();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let oldest = u64::try_from(now.saturating_sub(options.keep).as_nanos()).unwrap_or(u64::MAX);
     let records = store.records()?;

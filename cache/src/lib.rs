@@ -9,6 +9,7 @@
 //!   records/v1/              cache keys and what they lead to; what references were resolved to
 //!   context/v1/              digests of local files, by inode and change time
 //!   mounts/v1/               cache mounts
+//!   failed/v1/               what failed commands left, for who wants to look
 //!   run/                     locks and working directories of running builds
 //! ```
 //!
@@ -19,6 +20,7 @@
 
 mod blob;
 pub mod context;
+mod failed;
 mod file;
 pub mod gc;
 mod image;
@@ -31,6 +33,7 @@ mod store;
 pub mod tree;
 
 pub use blob::{BlobError, BlobReader, Ingest};
+pub use failed::Failed;
 pub use file::FileError;
 pub use layer::{Layer, LayerBlob, LayerError, LayerIndex};
 pub use record::{NamedInput, Record};

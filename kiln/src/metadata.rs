@@ -67,6 +67,7 @@ pub mod tests {
             resources: Default::default(),
             jobs: None,
             step_timeout: None,
+            keeps_failed: false,
         }
     }
 

@@ -39,6 +39,7 @@ mod shared_overlay;
 mod spec;
 mod stub;
 mod sys;
+mod terminal;
 mod wire;
 
 pub use cancel::Cancel;
@@ -48,9 +49,10 @@ pub use interrupt::on_interrupt;
 pub use isolation::{Footing, Ids, Isolation, IsolationError};
 pub use network::PrivateNetwork;
 pub use program::Program;
-pub use run::{Event, Outcome, Stream, run};
+pub use run::{Event, Outcome, Stream, run, run_at_terminal};
 pub use shared_overlay::OwnMounts;
 pub use spec::{Limit, Mount, MountKind, Network, Resources, Rlimit, Root, SecretBytes, Security, Spec};
+pub use terminal::Terminal;
 pub use wire::Note;
 
 /// The attribute in which a user namespace with one id ([`Isolation::SingleId`]) keeps the owner of a file, as `uid:gid`.

@@ -20,6 +20,7 @@ use crate::error::{RunError, SetupError};
 use crate::isolation::Isolation;
 use crate::program::Program;
 use crate::spec::{MountKind, Security, Spec};
+use crate::terminal::Terminal;
 use crate::wire::{self, Inbox, Message, Note, Plan, Stub};
 use crate::{hosts, init, plain, resolv, seccomp, stub};
 
@@ -27,7 +28,7 @@ use crate::{hosts, init, plain, resolv, seccomp, stub};
 const GRACE: Duration = Duration::from_secs(1);
 /// How long the helper has to end everything after a cancellation; it needs 500 ms for the polite part.
 const CANCEL_DEADLINE: Duration = Duration::from_millis(1700);
-/// How often cancellation is looked at where it has no descriptor.
+/// How often cancellation is looked at where it has no descriptor, and a terminal at the size of its window.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// One of the two outputs of a command.
@@ -100,11 +101,32 @@ pub fn run(
     listener: &mut dyn FnMut(Event<'_>),
     cancel: &Cancel,
 ) -> Result<Outcome, RunError> {
+    execute(program, spec, None, listener, cancel)
+}
+
+/// Runs a command that the user talks to, as [`run`]; all its output counts as standard output.
+pub fn run_at_terminal(
+    program: &Program,
+    spec: &Spec,
+    terminal: Terminal,
+    listener: &mut dyn FnMut(Event<'_>),
+    cancel: &Cancel,
+) -> Result<Outcome, RunError> {
+    execute(program, spec, Some(terminal), listener, cancel)
+}
+
+fn execute(
+    program: &Program,
+    spec: &Spec,
+    terminal: Option<Terminal>,
+    listener: &mut dyn FnMut(Event<'_>),
+    cancel: &Cancel,
+) -> Result<Outcome, RunError> {
     if cancel.is_cancelled() {
         return Err(RunError::Cancelled);
     }
-    let plan = plan(spec)?;
-    let mut helper = Helper::spawn(program)?;
+    let plan = Plan { at_terminal: terminal.is_some(), ..plan(spec)? };
+    let mut helper = Helper::spawn(program, terminal)?;
     let sent = wire::send(Quiet(&helper.socket), &plan);
     drop(plan);
     let mut ended = Ended::default();
@@ -172,7 +194,7 @@ fn plan(spec: &Spec) -> Result<Plan, RunError> {
         Isolation::UserNamespace => seccomp::answers::filter(false),
         Isolation::Root | Isolation::Chroot => None,
     };
-    Ok(Plan { spec: spec.clone(), hosts, resolv: resolv::load(&spec.network), filter, answers })
+    Ok(Plan { spec: spec.clone(), hosts, resolv: resolv::load(&spec.network), filter, answers, at_terminal: false })
 }
 
 /// What ends a command from outside.
@@ -224,11 +246,19 @@ impl Ended {
 struct Helper {
     child: Child,
     socket: UnixStream,
+    terminal: Option<Terminal>,
     is_finished: bool,
 }
 
 impl Helper {
-    fn spawn(program: &Program) -> Result<Self, RunError> {
+    fn spawn(program: &Program, mut terminal: Option<Terminal>) -> Result<Self, RunError> {
+        let (stdout, stderr) = match &mut terminal {
+            None => (Stdio::piped(), Stdio::piped()),
+            Some(terminal) => {
+                let side = terminal.hand_out().map_err(RunError::Spawn)?;
+                (side.try_clone().map_err(RunError::Spawn)?.into(), side.into())
+            }
+        };
         let (ours, theirs) = UnixStream::pair().map_err(RunError::Spawn)?;
         let child = Command::new(program.path())
             .arg0("kiln-sandbox")
@@ -237,17 +267,20 @@ impl Helper {
             // A Ctrl-C at the terminal goes to the engine alone, which then decides.
             .process_group(0)
             .stdin(OwnedFd::from(theirs))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(stdout)
+            .stderr(stderr)
             .spawn()
             .map_err(RunError::Spawn)?;
-        Ok(Self { child, socket: ours, is_finished: false })
+        Ok(Self { child, socket: ours, terminal, is_finished: false })
     }
 
     fn watch(&mut self, ended: &mut Ended, listener: &mut dyn FnMut(Event<'_>), limits: &Limits<'_>) -> io::Result<()> {
         let cancel = limits.cancel;
         let end = limits.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut stdout = self.child.stdout.take().map(OwnedFd::from);
+        let mut stdout = match &self.terminal {
+            Some(terminal) => Some(terminal.output()?),
+            None => self.child.stdout.take().map(OwnedFd::from),
+        };
         let mut stderr = self.child.stderr.take().map(OwnedFd::from);
         let mut inbox = Inbox::default();
         let mut buffer = vec![0; 64 << 10];
@@ -274,16 +307,24 @@ impl Helper {
                 (left, false) => left,
             };
             let until_late = end.filter(|_| watches_cancel).map(|end| end.saturating_duration_since(Instant::now()));
-            let timeout = timeout.into_iter().chain(until_late).min();
+            let look_again = self.terminal.as_ref().filter(|_| is_open).map(|_| LOOK_AGAIN);
+            let timeout = timeout.into_iter().chain(until_late).chain(look_again).min();
             let ready = wait(
                 [
                     stdout.as_ref().map(AsFd::as_fd),
                     stderr.as_ref().map(AsFd::as_fd),
                     is_open.then(|| self.socket.as_fd()),
                     watches_cancel.then(|| cancel.fd()).flatten(),
+                    self.terminal.as_ref().filter(|_| is_open).and_then(Terminal::input),
                 ],
                 timeout,
             )?;
+            if let Some(terminal) = &mut self.terminal {
+                if ready[4] {
+                    terminal.read(&mut buffer);
+                }
+                terminal.pass_on();
+            }
             if ready[0] {
                 pass(&mut stdout, &mut buffer, |bytes| listener(Event::Output(Stream::Stdout, bytes)))?;
             }
@@ -360,7 +401,8 @@ fn wait<const N: usize>(fds: [Option<BorrowedFd<'_>>; N], timeout: Option<Durati
 fn pass(fd: &mut Option<OwnedFd>, buffer: &mut [u8], mut output: impl FnMut(&[u8])) -> io::Result<()> {
     let Some(open) = fd else { return Ok(()) };
     match rustix::io::read(open, &mut *buffer) {
-        Ok(0) => *fd = None,
+        // A terminal says it with an error.
+        Ok(0) | Err(Errno::IO) => *fd = None,
         Ok(n) => output(&buffer[..n]),
         Err(Errno::INTR | Errno::AGAIN) => {}
         Err(error) => return Err(error.into()),

@@ -36,6 +36,20 @@ pub fn terminate_all() {
     unsafe { libc::kill(-1, libc::SIGTERM) };
 }
 
+/// Makes a terminal: what is written to one side is read from the other. The second is the one for a command.
+pub fn open_terminal() -> io::Result<(OwnedFd, OwnedFd)> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let ours = rustix::fs::open("/dev/ptmx", flags, Mode::empty())?;
+    let unlocked: libc::c_int = 0;
+    // SAFETY: TIOCSPTLCK reads an `int`, which lives through the call.
+    check(unsafe { libc::ioctl(ours.as_raw_fd(), libc::TIOCSPTLCK as _, &raw const unlocked) }.into())?;
+    // SAFETY: TIOCGPTPEER takes the flags themselves.
+    let theirs = check(unsafe { libc::ioctl(ours.as_raw_fd(), libc::TIOCGPTPEER as _, flags.bits()) }.into())?;
+    // SAFETY: the kernel just gave this descriptor to nobody but us.
+    Ok((ours, unsafe { OwnedFd::from_raw_fd(theirs as i32) }))
+}
+
 /// Ends the process without running anything else.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: does not return and touches nothing.

@@ -29,6 +29,8 @@ pub struct Plan {
     pub filter: Option<Vec<u64>>,
     /// The compiled filter of calls that the helper answers, in a user namespace.
     pub answers: Option<Vec<u64>>,
+    /// Whether the outputs are a terminal, which is to be the command's in every way.
+    pub at_terminal: bool,
 }
 
 /// What the helper says.

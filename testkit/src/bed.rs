@@ -218,6 +218,16 @@ impl Kiln {
         self
     }
 
+    /// Has `script` (Debian: bsdutils) run it at a terminal. What it reads there is its input, which comes back as an echo, and
+    /// all that it writes comes on both outputs.
+    #[must_use]
+    pub fn at_terminal(mut self) -> Self {
+        let program = std::mem::replace(&mut self.program, "script".into());
+        let words = [program.into_os_string()].into_iter().chain(std::mem::take(&mut self.arguments));
+        let quoted: Vec<_> = words.map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"))).collect();
+        self.args(["-qefc", &quoted.join(" "), "/proc/self/fd/2"])
+    }
+
     /// Gives up after `limit` instead of five minutes.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {

@@ -3,6 +3,7 @@
 mod agent;
 mod cache_mount;
 mod failure;
+mod kept;
 mod limits;
 mod mounts;
 mod network;
@@ -16,13 +17,18 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use kiln_cache::layer::{self, Notes};
-use kiln_frontend::graph::{self, Exec, MountKind, Security};
+use kiln_frontend::graph::{self, Exec, Security};
 use kiln_oci::Digest;
 use kiln_runtime::{self as runtime, Event, Isolation, Stream};
 
-use self::cache_mount::{Caches, Waiting};
+use self::cache_mount::{Caches, Waiting, Wanted};
 use self::failure::{Tail, command_failed, not_run};
+use self::kept::Place;
+pub(crate) use self::kept::{Ground, list as kept_steps, shell};
+pub use self::kept::{KeptStep, Seat, ShellRequest};
+use self::mounts::Supplies;
 pub use self::mounts::fingerprints;
+use self::network::Connection;
 pub use self::network::SharedNetwork;
 use crate::error::{BuildError, chain};
 use crate::progress::OutputStream;
@@ -48,56 +54,27 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
     // The root of the new file system has the mode and owner of the one below.
     adopt(&upper, lowers.first()).map_err(|error| scratch_failed(scratch.path(), &error))?;
     let root = runtime::Root { lowers: lowers.clone(), upper: upper.clone(), work };
-    let mut spec = runtime::Spec::new(root, op.args.iter().cloned());
+    let trees = mounts::trees(solver, job, op)?;
+    let bases = cache_mount::bases(job, op);
+    if let Some(note) = &connection.note {
+        job.step().note(note);
+    }
+    let mut spec = specify(op, root, connection);
     spec.isolation = isolation;
     spec.timeout = solver.step_timeout;
     spec.emulator = platform::emulator(job.platform())?;
-    let emulated = spec.emulator.as_ref().map(|emulator| (emulator.name.clone(), Instant::now()));
-    spec.env.clone_from(&op.env);
-    spec.env.extend(op.proxy_env.iter().cloned());
-    spec.cwd.clone_from(&op.cwd);
-    spec.user.clone_from(&op.user);
-    if !op.hostname.is_empty() {
-        spec.hostname.clone_from(&op.hostname);
-    }
-    spec.extra_hosts =
-        op.extra_hosts.iter().filter_map(|host| reachable(host, connection.gateway.as_deref())).collect();
-    spec.shm_size = op.shm_size;
-    spec.rlimits = limits::rlimits(&op.ulimits);
     spec.resources = solver.resources.clone();
-    spec.cgroup_parent.clone_from(&op.cgroup_parent);
-    if let Some(note) = connection.note {
-        job.step().note(note);
-    }
-    spec.network = connection.network;
-    // Whether it may be insecure was asked before anything ran.
-    spec.security = match op.security {
-        Security::Sandbox => runtime::Security::Sandbox,
-        Security::Insecure => runtime::Security::Insecure,
-    };
+    let emulated = spec.emulator.as_ref().map(|emulator| (emulator.name.clone(), Instant::now()));
     if let Some((name, _)) = op.devices.iter().find(|(_, required)| *required) {
         let message = format!("CDI device injection failed: required device {name:?} is not registered");
         return Err(BuildError::input(message).hint("kiln has no registry of devices: make it optional, or remove it"));
     }
-    let (mut prepared, mut agents) = (Vec::new(), Vec::new());
-    for (index, mount) in op.mounts.iter().enumerate() {
-        let mounted = mounts::mount(solver, job, mount, scratch.path(), index)?;
-        if let Some((name, value)) = mounted.env {
-            let is_named = |entry: &String| entry.split('=').next() == Some(&name);
-            match mount.kind {
-                // Only where nobody has said otherwise: the first ssh mount, or the image.
-                MountKind::Ssh { .. } if spec.env.iter().any(is_named) => {}
-                _ => {
-                    spec.env.retain(|entry| !is_named(entry));
-                    spec.env.push(format!("{name}={value}"));
-                }
-            }
-        }
-        prepared.push(mounted.mount);
-        agents.extend(mounted.agent);
-    }
+    let supplies =
+        Supplies { layers: &solver.layers, secrets: solver.client.secrets, scratch: scratch.path(), trees: &trees };
+    let (prepared, agents) = mounts::prepare(&supplies, &op.mounts, &mut spec.env)?;
     let waiting = Waiting::new(&solver.cancel, job.step());
-    let mut caches = Caches::take(solver, job, op, &waiting)?;
+    let wanted = Wanted { store: solver.store, job: Some(job), op, bases: &bases };
+    let mut caches = Caches::take(&wanted, &waiting)?;
     let tail = Mutex::new(Tail::default());
     let notes = Mutex::new(Notes::default());
     let mut listener = |event: Event<'_>| match event {
@@ -117,9 +94,7 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
     };
     let program = solver.program()?;
     let outcome = caches.within(isolation, &waiting, |caches| {
-        let ready = op.mounts.iter().zip(prepared).enumerate();
-        spec.mounts =
-            ready.filter_map(|(index, (mount, prepared))| prepared.or_else(|| caches.mount(index, mount))).collect();
+        spec.mounts = caches.complete(prepared, &op.mounts);
         runtime::run(program, &spec, &mut listener, &solver.cancel)
     })?;
     if let Some((name, begun)) = emulated {
@@ -129,15 +104,17 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
     caches.finish(outcome.as_ref().map_or(true, |outcome| outcome.is_killed()), job.step())?;
     let log = tail.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).lines();
     let command = op.args.join(" ");
-    match outcome {
-        Ok(outcome) if outcome.is_success() => {}
+    let failed = match outcome {
+        Ok(outcome) if outcome.is_success() => None,
         Ok(outcome) => {
-            return Err(failure::explain_disk(
-                command_failed(&command, op, outcome, spec.resources.memory, log),
-                solver.store.root(),
-            ));
+            let failed = command_failed(&command, op, outcome, spec.resources.memory, log);
+            Some(failure::explain_disk(failed, solver.store.root()))
         }
-        Err(error) => return Err(not_run(&command, &error, log)),
+        Err(error) => Some(not_run(&command, &error, log)),
+    };
+    if let Some(failed) = failed {
+        let place = Place { isolation, resources: solver.resources.clone(), trees, bases };
+        return Err(kept::offer(solver, job, op, place, &upper, failed));
     }
     let notes = notes.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     let packed =
@@ -157,6 +134,29 @@ fn isolation(solver: &Solver, job: &Job) -> Result<Isolation, BuildError> {
         solver.told_footing.call_once(|| job.step().note(format!("sandbox: {footing}")));
     }
     Ok(isolation)
+}
+
+/// Returns what the sandbox is told of a command, without mounts.
+fn specify(op: &Exec, root: runtime::Root, connection: Connection) -> runtime::Spec {
+    let mut spec = runtime::Spec::new(root, op.args.iter().cloned());
+    spec.env = [&op.env[..], &op.proxy_env].concat();
+    spec.cwd.clone_from(&op.cwd);
+    spec.user.clone_from(&op.user);
+    if !op.hostname.is_empty() {
+        spec.hostname.clone_from(&op.hostname);
+    }
+    spec.extra_hosts =
+        op.extra_hosts.iter().filter_map(|host| reachable(host, connection.gateway.as_deref())).collect();
+    spec.shm_size = op.shm_size;
+    spec.rlimits = limits::rlimits(&op.ulimits);
+    spec.cgroup_parent.clone_from(&op.cgroup_parent);
+    spec.network = connection.network;
+    // Whether it may be insecure was asked before anything ran.
+    spec.security = match op.security {
+        Security::Sandbox => runtime::Security::Sandbox,
+        Security::Insecure => runtime::Security::Insecure,
+    };
+    spec
 }
 
 /// Returns a line for `/etc/hosts`, with the host's address for `host-gateway`; none where the host cannot be reached.

@@ -45,6 +45,11 @@ impl Job<'_, '_> {
         self.vertex.platform.as_ref()
     }
 
+    /// Returns how the log names it.
+    pub fn name(&self) -> &str {
+        &self.vertex.name
+    }
+
     /// Returns how the user sees it.
     pub fn step(&self) -> &Step {
         self.step

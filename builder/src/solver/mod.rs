@@ -20,7 +20,7 @@ use kiln_frontend::graph::{Edge, Graph, LocalSource, MountKind, Op, Source, Vert
 use kiln_oci::{Digest, Hasher};
 use kiln_runtime::{Cancel, Footing, Program, Resources};
 
-use crate::engine::Client;
+use crate::engine::{self, Client};
 use crate::error::{BuildError, chain};
 use crate::fetch::FetchedContext;
 use crate::layers::Layers;
@@ -67,6 +67,8 @@ pub struct Solver<'a> {
     pub jobs: Option<usize>,
     /// How long one command may take.
     pub step_timeout: Option<std::time::Duration>,
+    /// Whether what a failed command leaves is kept.
+    pub keeps_failed: bool,
     /// How the layers of the result become blobs; `None` when nobody wants these.
     pub blobs: Option<LayerOptions>,
 }
@@ -559,8 +561,6 @@ impl Solver<'_> {
     /// # Errors
     /// When it cannot be read.
     pub fn program(&self) -> Result<&Program, BuildError> {
-        self.program.get_or_init(|| Program::open(self.program_path)).as_ref().map_err(|error| {
-            BuildError::environment(format!("cannot read the sandbox program {}: {error}", self.program_path.display()))
-        })
+        engine::program(self.program, self.program_path)
     }
 }

@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use kiln_oci::{Digest, Platform, ReferenceDigest};
+use serde::{Deserialize, Serialize};
 
 pub use encode::{content_op_digest, op_digest, vertex_digests};
 pub use union::Union;
@@ -137,7 +138,7 @@ pub struct LocalSource {
 }
 
 /// A command.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Exec {
     /// The program and its arguments.
     pub args: Vec<String>,
@@ -173,7 +174,7 @@ pub struct Exec {
 pub const HOST_GATEWAY: &str = "host-gateway";
 
 /// Which network a command sees.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Network {
     /// The engine's choice.
     #[default]
@@ -185,7 +186,7 @@ pub enum Network {
 }
 
 /// How tightly a command is held.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Security {
     /// Default capabilities, filter, masked paths.
     #[default]
@@ -195,7 +196,7 @@ pub enum Security {
 }
 
 /// A file system beside the root.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Mount {
     /// Where, absolute and clean.
     pub target: String,
@@ -206,7 +207,7 @@ pub struct Mount {
 }
 
 /// What is mounted.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum MountKind {
     /// Part of an input. Writes are discarded.
     Bind {
@@ -266,7 +267,7 @@ pub enum MountKind {
 }
 
 /// Owner and mode of a new cache mount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheOwner {
     /// User.
     pub uid: u32,
@@ -277,7 +278,7 @@ pub struct CacheOwner {
 }
 
 /// Who may use a cache mount at the same time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sharing {
     /// Everybody.
     #[default]

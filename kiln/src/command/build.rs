@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use kiln_builder::{BuildError, BuildRequest, BuildResult, Client, Entitlement, Output, Steps};
+use kiln_builder::{BuildError, BuildRequest, BuildResult, Client, Entitlement, Output, ShellRequest, Steps};
 use kiln_frontend::dockerfile::csv;
 use kiln_frontend::lower;
 use kiln_oci::Platform;
 use kiln_runtime::Isolation;
 
 use super::call::{Call, Method};
+use super::shell;
 use crate::input::build_arg;
 use crate::input::context::{self, LocalContexts};
 use crate::input::origin::{self, Origin, Wanted};
@@ -112,6 +113,9 @@ pub struct Arguments {
     /// End a command that takes longer, such as `90s` or `1h30m`
     #[arg(long, value_name = "DURATION")]
     step_timeout: Option<String>,
+    /// Keep what a failed command leaves for `kiln shell`, or open a shell there at once
+    #[arg(long, value_name = "WHAT")]
+    on_fail: Option<OnFail>,
     /// Show progress in this way [default: auto]
     #[arg(long, value_name = "MODE")]
     progress: Option<Mode>,
@@ -141,6 +145,15 @@ pub struct Arguments {
     sbom: Option<String>,
 }
 
+/// What is done when a command fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum OnFail {
+    /// What it leaves is kept
+    Keep,
+    /// That, and a shell is opened there
+    Shell,
+}
+
 /// In which form a graph is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Form {
@@ -167,6 +180,10 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     output::check_destinations(&request.outputs, io::stdout().is_terminal())?;
     for notice in arguments.resources.notices().iter().filter(|_| !matches!(mode, Mode::Quiet | Mode::Rawjson)) {
         let _ = writeln!(io::stderr(), "note: {notice}");
+    }
+    if arguments.on_fail == Some(OnFail::Shell) && !arguments.opens_shell() && mode != Mode::Rawjson {
+        let _ =
+            writeln!(io::stderr(), "note: there is no terminal for a shell: a failed step is kept for `kiln shell`");
     }
     let ground = Ground::take(arguments.isolation()?)?;
     if let Some(least) = arguments.least_isolation()? {
@@ -217,9 +234,18 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         return super::print(&form.draw(&plan));
     }
     let result = engine.build(&request, &client);
+    let cancel = client.cancel.clone();
     drop(client);
     drop(display);
-    let result = result.map_err(failed)?;
+    let result = match result {
+        Err(error) if error.is_kept && arguments.opens_shell() => {
+            let code = message::code(error.kind);
+            message::print(&failed(error));
+            shell::open(&engine, ShellRequest::default(), &lent, cancel)?;
+            return Err(Failure::Told(code));
+        }
+        result => result.map_err(failed)?,
+    };
     arguments.write_files(&request, &result)?;
     arguments.report(mode, &request, &result, begun)
 }
@@ -236,6 +262,10 @@ impl Arguments {
             Some(mode) => Ok(mode),
             None => mode_of(&std::env::var("BUILDKIT_PROGRESS").unwrap_or_default()),
         }
+    }
+
+    fn opens_shell(&self) -> bool {
+        self.on_fail == Some(OnFail::Shell) && shell::has_terminal()
     }
 
     fn lent(&self, current: &Path) -> Result<Lent, BuildError> {
@@ -324,6 +354,7 @@ impl Arguments {
             allowed: self.allowed()?,
             resources: self.resources.read()?,
             jobs: self.jobs.map(|jobs| jobs as usize),
+            keeps_failed: self.on_fail.is_some(),
             step_timeout: self.step_timeout.as_deref().map(value::step_timeout).transpose()?,
         })
     }

@@ -16,6 +16,7 @@ mod prune;
 mod pull;
 mod push;
 mod rmi;
+mod shell;
 mod tag;
 mod transfer;
 mod version;
@@ -57,6 +58,8 @@ enum Command {
     Prune(prune::Arguments),
     /// List, show and remove cache mounts
     Cache(cache::Arguments),
+    /// Open a shell where a step failed
+    Shell(shell::Arguments),
     /// Show what this machine lets kiln do
     Info(info::Arguments),
     /// Show what a build would see of a directory, and why
@@ -88,6 +91,7 @@ pub fn run() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Prune(arguments) => prune::run(&arguments),
         Command::Cache(arguments) => cache::run(&arguments),
+        Command::Shell(arguments) => shell::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
         Command::Context(arguments) => context::run(&arguments),
         Command::Debug(arguments) => debug::run(&arguments),

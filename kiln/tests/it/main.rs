@@ -24,6 +24,7 @@ mod projects;
 mod rights;
 mod rungs;
 mod sandbox;
+mod shell;
 mod ssh;
 mod web;
 mod wrong;

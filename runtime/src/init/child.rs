@@ -43,6 +43,9 @@ fn build(
     set_parent_process_death_signal(Some(Signal::KILL)).doing(|| "tie the command to its parent".to_owned())?;
     // No controlling terminal: nothing can be typed into the user's.
     rustix::process::setsid().doing(|| "start a session".to_owned())?;
+    if plan.at_terminal {
+        rustix::process::ioctl_tiocsctty(rustix::stdio::stdout()).doing(|| "take the terminal".to_owned())?;
+    }
     rustix::process::umask(Mode::empty());
     // Before the namespace of cgroups, whose top will be the group.
     // In a user namespace nobody can make devices, neither now nor before.
@@ -275,7 +278,11 @@ fn give_up_rights(socket: &UnixStream, plan: &Plan, identity: &Identity) -> Resu
         let _ = wire::send(socket, &Message::Warning(text));
     };
     privilege::set_limits(&plan.spec.rlimits, &warn);
-    devices::take_null_as_stdin();
+    if plan.at_terminal {
+        rustix::stdio::dup2_stdin(rustix::stdio::stdout()).doing(|| "read from the terminal".to_owned())?;
+    } else {
+        devices::take_null_as_stdin();
+    }
     if identity.uid != 0 {
         // `/dev/stdout` is opened anew by programs, which asks for the owner.
         for fd in [rustix::stdio::stdout(), rustix::stdio::stderr()] {

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use kiln_cache::Store;
 use kiln_cache::mount::{CacheMount, Ending, Member, MountError, MountRequest, Sharing, Way};
 use kiln_frontend::graph::{self, Exec, MountKind};
 use kiln_oci::{Digest, Hasher};
@@ -19,7 +20,7 @@ use crate::error::{BuildError, chain};
 use crate::export::files::{self, Owners};
 use crate::op::copy;
 use crate::op::files::components;
-use crate::solver::{Job, Solver};
+use crate::solver::Job;
 use crate::step::Step;
 
 /// How far apart it is tried to use a cache mount together with others that come and go.
@@ -40,23 +41,25 @@ impl Caches {
     ///
     /// # Errors
     /// When one cannot be had or filled.
-    pub(super) fn take(solver: &Solver, job: &Job, op: &Exec, waiting: &Waiting<'_>) -> Result<Self, BuildError> {
+    pub(super) fn take(wanted: &Wanted<'_>, waiting: &Waiting<'_>) -> Result<Self, BuildError> {
+        let mounts = &wanted.op.mounts;
         let mut wishes: Vec<(usize, CacheWish<'_>)> = Vec::new();
-        for (index, mount) in op.mounts.iter().enumerate() {
-            if let MountKind::Cache { id, sharing, input, source, owner } = &mount.kind {
-                wishes.push((index, CacheWish { id, sharing: *sharing, input: *input, source, owner: *owner }));
+        for (index, (mount, base)) in mounts.iter().zip(wanted.bases).enumerate() {
+            if let (MountKind::Cache { id, sharing, input, source, owner }, Some(base)) = (&mount.kind, *base) {
+                let wish = CacheWish { id, base, sharing: *sharing, input: *input, source, owner: *owner };
+                wishes.push((index, wish));
             }
         }
         wishes.sort_by_key(|(_, wish)| wish.id);
-        let mut caches = Self { held: Vec::new(), places: vec![None; op.mounts.len()] };
+        let mut caches = Self { held: Vec::new(), places: vec![None; mounts.len()] };
         let mut taken: Vec<(&str, Digest)> = Vec::new();
         for (index, wish) in &wishes {
             // One that is mounted twice is taken once, or it would wait for itself.
-            let identity = (wish.id, wish.base(job));
+            let identity = (wish.id, wish.base);
             let place = match taken.iter().position(|other| *other == identity) {
                 Some(place) => place,
                 None => {
-                    caches.held.push(wish.take(solver, job, waiting)?);
+                    caches.held.push(wish.take(wanted, waiting)?);
                     taken.push(identity);
                     taken.len() - 1
                 }
@@ -90,8 +93,14 @@ impl Caches {
         joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
+    /// Returns all mounts of the command as the sandbox wants them, given those that are ready.
+    pub(super) fn complete(&self, ready: Vec<Option<runtime::Mount>>, mounts: &[graph::Mount]) -> Vec<runtime::Mount> {
+        let all = mounts.iter().zip(ready).enumerate();
+        all.filter_map(|(index, (mount, ready))| ready.or_else(|| self.mount(index, mount))).collect()
+    }
+
     /// Returns the mount of this number as the sandbox wants it, if it is a cache mount.
-    pub(super) fn mount(&self, index: usize, mount: &graph::Mount) -> Option<runtime::Mount> {
+    fn mount(&self, index: usize, mount: &graph::Mount) -> Option<runtime::Mount> {
         let MountKind::Cache { source, input, .. } = &mount.kind else { return None };
         let path = self.held[self.places[index]?].path().to_owned();
         let kind = match &**source {
@@ -122,6 +131,32 @@ impl Caches {
         }
         Ok(())
     }
+}
+
+/// Whose cache mounts are wanted.
+pub(super) struct Wanted<'a> {
+    /// Where they are.
+    pub(super) store: &'a Store,
+    /// What fills new ones; without it they are empty.
+    pub(super) job: Option<&'a Job<'a, 'a>>,
+    /// The command.
+    pub(super) op: &'a Exec,
+    /// What [`bases`] says.
+    pub(super) bases: &'a [Option<Digest>],
+}
+
+/// Names for each mount of a command what it is first filled from, if it is a cache mount.
+pub(super) fn bases(job: &Job, op: &Exec) -> Vec<Option<Digest>> {
+    let base = |mount: &graph::Mount| {
+        let MountKind::Cache { input, source, owner, .. } = &mount.kind else { return None };
+        let mut base = Hasher::domain("kiln.mount-base.v1");
+        match input.and_then(|input| job.inputs().get(input)).and_then(Option::as_ref) {
+            Some(seed) => base.digest(&seed.class).field(source),
+            None => base.number(u64::from(owner.uid)).number(u64::from(owner.gid)).number(u64::from(owner.mode)),
+        };
+        Some(base.finish())
+    };
+    op.mounts.iter().map(base).collect()
 }
 
 /// What a step does while it waits for a cache mount: look whether it is cancelled, and tell the user once.
@@ -177,6 +212,8 @@ fn enter(cache: &mut CacheMount, mounts: &OwnMounts, waiting: &Waiting<'_>) -> R
 /// A cache mount as the graph names it.
 struct CacheWish<'a> {
     id: &'a str,
+    /// Names what it is first filled from.
+    base: Digest,
     sharing: graph::Sharing,
     input: Option<usize>,
     source: &'a str,
@@ -184,49 +221,40 @@ struct CacheWish<'a> {
 }
 
 impl CacheWish<'_> {
-    /// Names what it is first filled from.
-    fn base(&self, job: &Job) -> Digest {
-        let mut base = Hasher::domain("kiln.mount-base.v1");
-        match self.input.and_then(|input| job.inputs().get(input)).and_then(Option::as_ref) {
-            Some(seed) => base.digest(&seed.class).field(self.source),
-            None => base
-                .number(u64::from(self.owner.uid))
-                .number(u64::from(self.owner.gid))
-                .number(u64::from(self.owner.mode)),
-        };
-        base.finish()
-    }
-
     /// Takes it; new, it is empty or a copy of an input.
-    fn take(&self, solver: &Solver, job: &Job, waiting: &Waiting<'_>) -> Result<CacheMount, BuildError> {
-        let seed = self.input.and_then(|input| job.inputs().get(input)).and_then(Option::as_ref);
+    fn take(&self, wanted: &Wanted<'_>, waiting: &Waiting<'_>) -> Result<CacheMount, BuildError> {
         let request = MountRequest {
             id: self.id,
-            base: Some(self.base(job)),
+            base: Some(self.base),
             sharing: match self.sharing {
                 graph::Sharing::Shared => Sharing::Shared,
                 graph::Sharing::Private => Sharing::Private,
                 graph::Sharing::Locked => Sharing::Locked,
             },
         };
-        let tree = job.source(seed)?;
-        let ownership = solver.store.ownership();
+        let seed = wanted.job.zip(self.input);
+        let seed = seed.and_then(|(job, input)| Some((job, job.inputs().get(input)?.as_ref())));
+        let tree = match seed {
+            Some((job, seed)) => job.source(seed)?.map(|tree| (tree, job.contents())),
+            None => None,
+        };
+        let ownership = wanted.store.ownership();
         let fill = |path: &Path| -> io::Result<()> {
             ownership.give(fs::File::open(path)?, (self.owner.uid, self.owner.gid))?;
             fs::set_permissions(path, fs::Permissions::from_mode(self.owner.mode))?;
-            let Some(tree) = &tree else { return Ok(()) };
+            let Some((tree, contents)) = &tree else { return Ok(()) };
             let missing =
                 || io::Error::new(io::ErrorKind::NotFound, format!("open {}: no such file or directory", self.source));
             let physical =
                 copy::resolve(tree.tree(), &components(self.source.as_bytes()), true).map_err(io::Error::other)?;
             let node = tree.tree().get(&physical).ok_or_else(missing)?;
-            let skipped = files::directory(node, job.contents(), &fs::File::open(path)?, Owners::Kept(ownership))?;
+            let skipped = files::directory(node, contents, &fs::File::open(path)?, Owners::Kept(ownership))?;
             if !skipped.is_empty() {
                 tracing::debug!(?skipped, "special files are not copied into a cache mount");
             }
             Ok(())
         };
-        solver.store.cache_mount(&request, &|| waiting.is_over(self.id), fill).map_err(|error| match error {
+        wanted.store.cache_mount(&request, &|| waiting.is_over(self.id), fill).map_err(|error| match error {
             MountError::Cancelled(_) => BuildError::cancelled(),
             MountError::Fill { source, .. } => BuildError::input(source.to_string()),
             error => BuildError::environment(chain(&error)),

@@ -1,6 +1,6 @@
 //! The mounts of a command: what the graph names, as the sandbox wants it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use kiln_frontend::graph::{Copy, CopyFrom, Exec, Mount, MountKind};
@@ -10,39 +10,72 @@ use kiln_runtime as runtime;
 use super::agent::Forwarded;
 use super::{directory, scratch_failed};
 use crate::error::{BuildError, chain};
+use crate::layers::Layers;
 use crate::op::copy;
 use crate::op::file::{self, Source};
 use crate::op::files::FileNode;
+use crate::seam::Secrets;
 use crate::solver::{Job, Solver, Value};
 
 /// A mount as the sandbox wants it.
 #[derive(Default)]
-pub(super) struct Mounted {
-    pub(super) mount: Option<runtime::Mount>,
-    pub(super) env: Option<(String, String)>,
+struct Mounted {
+    mount: Option<runtime::Mount>,
+    env: Option<(String, String)>,
     /// The socket of an agent, held until the command has ended.
-    pub(super) agent: Option<Forwarded>,
+    agent: Option<Forwarded>,
 }
 
-/// Makes ready what a mount needs.
+/// What mounts are made of.
+pub(super) struct Supplies<'a> {
+    pub(super) layers: &'a Layers,
+    pub(super) secrets: &'a dyn Secrets,
+    /// A directory for this command alone.
+    pub(super) scratch: &'a Path,
+    /// For each mount, the layers that it shows a part of, lowest first.
+    pub(super) trees: &'a [Vec<Digest>],
+}
+
+/// Makes ready what all mounts of a command need but for its cache mounts, adds to the variables what belongs to secrets and
+/// agents, and returns the mounts in order.
 ///
 /// # Errors
-/// When its source cannot be had.
-pub(super) fn mount(
-    solver: &Solver,
-    job: &Job,
-    mount: &Mount,
-    scratch: &Path,
-    index: usize,
-) -> Result<Mounted, BuildError> {
+/// When a source cannot be had.
+pub(super) fn prepare(
+    supplies: &Supplies<'_>,
+    mounts: &[Mount],
+    env: &mut Vec<String>,
+) -> Result<(Vec<Option<runtime::Mount>>, Vec<Forwarded>), BuildError> {
+    let (mut prepared, mut agents) = (Vec::new(), Vec::new());
+    for (index, wanted) in mounts.iter().enumerate() {
+        let mounted = mount(supplies, wanted, index)?;
+        if let Some((name, value)) = mounted.env {
+            let is_named = |entry: &String| entry.split('=').next() == Some(&name);
+            match wanted.kind {
+                // Only where nobody has said otherwise: the first ssh mount, or the image.
+                MountKind::Ssh { .. } if env.iter().any(is_named) => {}
+                _ => {
+                    env.retain(|entry| !is_named(entry));
+                    env.push(format!("{name}={value}"));
+                }
+            }
+        }
+        prepared.push(mounted.mount);
+        agents.extend(mounted.agent);
+    }
+    Ok((prepared, agents))
+}
+
+fn mount(supplies: &Supplies<'_>, mount: &Mount, index: usize) -> Result<Mounted, BuildError> {
+    let scratch = supplies.scratch;
     let made = |kind: runtime::MountKind| Mounted {
         mount: Some(runtime::Mount { target: mount.target.clone(), read_only: mount.read_only, kind }),
         env: None,
         agent: None,
     };
     match &mount.kind {
-        MountKind::Bind { input, source } => {
-            let mut layers = tree_directories(solver, job, *input)?;
+        MountKind::Bind { source, .. } => {
+            let mut layers = supplies.layers.directories(&supplies.trees[index])?;
             layers.reverse();
             let upper = if mount.read_only {
                 None
@@ -56,8 +89,7 @@ pub(super) fn mount(
         }
         MountKind::Tmpfs { size } => Ok(made(runtime::MountKind::Tmpfs { size: Some(*size).filter(|size| *size > 0) })),
         MountKind::Secret { id, file, env, required, uid, gid, mode } => {
-            let value = solver
-                .client
+            let value = supplies
                 .secrets
                 .secret(id)
                 .map_err(|error| BuildError::input(format!("secret {id} cannot be read: {error}")))?;
@@ -84,7 +116,7 @@ pub(super) fn mount(
             // The variable is there also where the agent is not.
             let variable = "SSH_AUTH_SOCK";
             let mut mounted = Mounted { env: Some((variable.to_owned(), mount.target.clone())), ..Mounted::default() };
-            let Some(agent) = solver.client.secrets.agent(id) else {
+            let Some(agent) = supplies.secrets.agent(id) else {
                 if *required {
                     return Err(no_agent(id));
                 }
@@ -101,23 +133,43 @@ pub(super) fn mount(
     }
 }
 
+/// Returns a mount that is done without where what it is of is not given.
+pub(super) fn not_required(mut mount: Mount) -> Mount {
+    if let MountKind::Secret { required, .. } | MountKind::Ssh { required, .. } = &mut mount.kind {
+        *required = false;
+    }
+    mount
+}
+
 fn no_agent(id: &str) -> BuildError {
     let shown = if id == "default" { "" } else { id };
     BuildError::input(format!("no SSH key {shown:?} forwarded from the client"))
         .hint(format!("start an agent and pass it with `--ssh {id}`, or a key with `--ssh {id}=FILE`"))
 }
 
-/// Returns the directories of an input, lowest first. A client's directory is copied first, so
+/// Returns for each mount the layers that it shows a part of; none where it shows nothing that was built.
+///
+/// # Errors
+/// When a directory of the client cannot be read.
+pub(super) fn trees(solver: &Solver, job: &Job, op: &Exec) -> Result<Vec<Vec<Digest>>, BuildError> {
+    let tree = |mount: &Mount| match mount.kind {
+        MountKind::Bind { input, .. } => tree(solver, job, input),
+        _ => Ok(Vec::new()),
+    };
+    op.mounts.iter().map(tree).collect()
+}
+
+/// Returns the layers of an input, lowest first. A client's directory is copied first, so
 /// that the command sees what was hashed, without what is ignored.
-fn tree_directories(solver: &Solver, job: &Job, input: usize) -> Result<Vec<PathBuf>, BuildError> {
+fn tree(solver: &Solver, job: &Job, input: usize) -> Result<Vec<Digest>, BuildError> {
     let Some(Some(solved)) = job.inputs().get(input) else { return Ok(Vec::new()) };
     match &solved.value {
-        Value::Chain(chain) => solver.layers.directories(chain),
+        Value::Chain(chain) => Ok(chain.to_vec()),
         Value::Local(_) => {
             let Some(source) = job.source(Some(solved))? else { return Ok(Vec::new()) };
             let packed = file::directory_of(solver.store, &source, job.contents())
                 .map_err(|error| BuildError::input(chain(&error)))?;
-            Ok(vec![solver.layers.directory(&packed.diff_id)?])
+            Ok(vec![packed.diff_id])
         }
     }
 }
