@@ -8,7 +8,8 @@ use super::{
     diagnostic::Problem,
     duration::Nanoseconds,
     flags::{self, FlagTable, Flags},
-    heredoc, mount,
+    heredoc,
+    mount::{self, MountError},
     quote::go_quote,
     suggest,
 };
@@ -184,17 +185,19 @@ impl Builder<'_> {
 
     fn run(&mut self) -> Run {
         let flags = self.flags(flags::RUN);
-        let mounts = flags.list("mount");
-        for word in &mounts {
-            if let Err(error) = mount::check_early(&word.text) {
-                self.problem("mount-from", error.to_string(), word.span);
-            }
-        }
         let mut devices = Vec::new();
         for word in flags.list("device") {
             match Device::parse(&word.text) {
                 Ok(device) => devices.push(device),
                 Err(error) => self.problem("device", error.to_string(), word.span),
+            }
+        }
+        let mounts = flags.list("mount");
+        for word in &mounts {
+            match mount::check_early(&word.text) {
+                Ok(()) => {}
+                Err(error @ MountError::FromVariable) => self.problem("mount-from", error.to_string(), word.span),
+                Err(error) => self.problem("invalid-mount", error.to_string(), word.span),
             }
         }
         let network = flags.text("network").and_then(|word| match &*word.text {

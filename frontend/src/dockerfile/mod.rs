@@ -83,7 +83,8 @@ fn read(text: &str, needs_stage: bool) -> (File, Vec<Diagnostic>) {
         );
     }
     diagnostics.append(&mut reader.diagnostics);
-    diagnostics.sort_by_key(|diagnostic| diagnostic.spans.first().copied().unwrap_or_default().start);
+    // By line only: inside of an instruction they are in the order in which BuildKit looks, and it tells the first.
+    diagnostics.sort_by_key(|diagnostic| diagnostic.lines.first().map_or(0, |lines| lines.first));
     let file = File {
         escape: reader.escape,
         directives: reader.directives,

@@ -1,7 +1,7 @@
 //! `RUN --mount`: what is mounted where while a command runs.
 //!
-//! The options are read when the instruction is reached, because variables may stand in their values; only one mistake
-//! is found earlier ([`check_early`]).
+//! The options are read when the instruction is reached, because variables may stand in their values; only few mistakes
+//! are found earlier ([`check_early`]).
 
 use super::{
     csv::{self, CsvError},
@@ -242,9 +242,10 @@ const KEYS: [&str; 19] = [
     "uid",
 ];
 
-/// Checks what is checked before the instruction is reached: that `from` has no variable in it.
+/// Checks what is checked before the instruction is reached: that there are fields, and that `from` has no variable in
+/// it.
 pub fn check_early(text: &str) -> Result<(), MountError> {
-    for field in csv::fields(text).unwrap_or_default() {
+    for field in csv::fields(text)? {
         if let Some((key, value)) = field.split_once('=')
             && key.eq_ignore_ascii_case("from")
             && has_variable(value)

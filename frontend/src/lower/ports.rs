@@ -66,11 +66,9 @@ pub(super) fn parse(argument: &str) -> Result<Ports, PortError> {
     if container.is_empty() {
         return Err(PortError::Missing(argument.to_owned()));
     }
-    if !ip.is_empty() {
-        let bare = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
-        if bare.parse::<IpAddr>().is_err() {
-            return Err(PortError::Ip(ip.to_owned()));
-        }
+    let ip = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
+    if !ip.is_empty() && ip.parse::<IpAddr>().is_err() {
+        return Err(PortError::Ip(ip.to_owned()));
     }
     let container_range = range(container).ok_or_else(|| PortError::Container(container.to_owned()))?;
     if !host.is_empty() {
@@ -114,6 +112,7 @@ mod tests {
             ("localhost:x:y", "invalid IP address: localhost"),
             ("127.0.0.1:x:y", "invalid containerPort: y"),
             ("127.0.0.1:x:80", "invalid hostPort: x"),
+            ("[fe80::1%eth0]:80:80", "invalid IP address: fe80::1%eth0"),
             ("localhost:x:80/icmp", "invalid port: \"localhost:x:80/icmp\": invalid proto: icmp"),
         ] {
             assert_eq!(parse(argument).unwrap_err().to_string(), expected);

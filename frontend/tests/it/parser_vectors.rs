@@ -138,10 +138,10 @@ fn every_mistake_is_reported() {
         [
             "dockerfile parse error on line 1: FROM requires either one or three arguments",
             "dockerfile parse error on line 2: unknown instruction: RUNN (did you mean RUN?)",
-            "dockerfile parse error on line 3: unknown flag: --chow (did you mean chown?)",
-            "dockerfile parse error on line 3: unknown flag: --x",
             "dockerfile parse error on line 3: COPY requires at least two arguments, but only one was provided. \
              Destination could not be determined",
+            "dockerfile parse error on line 3: unknown flag: --chow (did you mean chown?)",
+            "dockerfile parse error on line 3: unknown flag: --x",
             "ENV must have two arguments",
             "when using JSON array syntax, arrays must be comprised of strings only",
             "dockerfile parse error on line 7: USER requires exactly one argument",
@@ -161,5 +161,25 @@ fn a_json_object_asks_for_its_frontend() {
         ["{\"syntax\":1}", "{\"syntax\":\"\"}", "{\"syntax\":\"a\"} x", "{\"x\":{\"syntax\":\"a\"}}", "#!/x", "{}"]
     {
         assert_eq!(asked(text), None, "{text}");
+    }
+}
+
+#[test]
+fn of_several_mistakes_in_an_instruction_the_first_that_buildkit_sees_comes_first() {
+    for (line, expected) in [
+        ("SHELL --x", "unknown flag: --x"),
+        ("ENV --x", "unknown flag: --x"),
+        ("USER --x", "USER requires exactly one argument"),
+        (
+            "ADD --x a",
+            "ADD requires at least two arguments, but only one was provided. Destination could not be determined",
+        ),
+        ("HEALTHCHECK --retries=x --timeout=y --interval=z CMD a", "time: invalid duration \"z\""),
+        ("RUN --mount=from=$a --device=a,b x", "invalid field 'b' must be a key=value pair"),
+        ("RUN --network=q --mount= x", "failed to parse csv mounts: EOF"),
+    ] {
+        let (_, diagnostics) = parse(&format!("FROM x\n{line}\n"));
+        let found = first_error(&diagnostics).map(|error| error.full_text());
+        assert_eq!(found, Some(format!("dockerfile parse error on line 2: {expected}")), "{line}");
     }
 }
