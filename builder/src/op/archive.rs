@@ -1,8 +1,11 @@
 //! ADD of archives: recognised by content, extracted into the stage (spec: copy-add.md §14).
 
+mod sparse;
+
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read, Write};
 
+use self::sparse::Sparse;
 use super::content::Contents;
 use super::copy::Attributes;
 use super::files::{self, FileKind, FileMeta, FileNode, Name, Origin};
@@ -160,7 +163,9 @@ impl Extraction<'_, '_, '_> {
     }
 
     fn entry(&mut self, entry: &mut tar::Entry<Box<dyn Read>>) -> Result<(), Box<dyn std::error::Error>> {
-        let raw = entry.path_bytes().into_owned();
+        let mut sparse = sparse(entry)?;
+        let name = sparse.as_mut().and_then(|sparse| sparse.name.take());
+        let raw = name.unwrap_or_else(|| entry.path_bytes().into_owned());
         if raw.len() > 4096 || raw.contains(&0) {
             return Err("its name is longer than 4096 bytes or holds a NUL".into());
         }
@@ -195,7 +200,14 @@ impl Extraction<'_, '_, '_> {
                 return Ok(());
             }
         }
-        let origin = if meta.kind == FileKind::Regular { self.spool(entry, meta.size)? } else { Origin::None };
+        let origin = match (meta.kind, sparse) {
+            (FileKind::Regular, Some(sparse)) => {
+                meta.size = sparse.size;
+                self.spool(&mut sparse.expand(entry)?, meta.size)?
+            }
+            (FileKind::Regular, None) => self.spool(entry, meta.size)?,
+            _ => Origin::None,
+        };
         self.overlay.put(&path, Entry { meta, origin, content: None, link_group: None });
         Ok(())
     }
@@ -321,6 +333,16 @@ fn metadata(entry: &mut tar::Entry<Box<dyn Read>>) -> io::Result<Option<FileMeta
         }
     }
     Ok(Some(meta))
+}
+
+/// Reads what an entry's PAX records say of holes in it.
+fn sparse(entry: &mut tar::Entry<Box<dyn Read>>) -> io::Result<Option<Sparse>> {
+    if !entry.header().entry_type().is_file() {
+        return Ok(None);
+    }
+    let Some(records) = entry.pax_extensions()? else { return Ok(None) };
+    let records = records.collect::<io::Result<Vec<_>>>()?;
+    Sparse::of(records.iter().map(|record| (record.key_bytes(), record.value_bytes())))
 }
 
 /// A field of a header that is blank is 0.
