@@ -52,6 +52,10 @@ fn in_context(context: &LocalContext, path: &[Name]) -> String {
         found.sort();
         found
     };
+    if context.list(&[]).is_empty() {
+        return "the context is empty: it is the last argument, a directory; `-f -` reads the build file alone from standard input"
+            .to_owned();
+    }
     match nearest(path, &list) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("sources are looked up in the context, {}", context.path.display()),

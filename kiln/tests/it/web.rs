@@ -249,6 +249,7 @@ fn standard_input_is_an_archive_or_a_build_file() {
     assert_eq!(fs::metadata(bed.path("out/w")).expect("a folder").mtime(), 1_234_567_890);
     let outcome = build(&bed, "-").args(["-f", "x"]).input("FROM scratch\n").run().failure();
     outcome.says(&["ambiguous Dockerfile source"]);
+    build(&bed, "-").input("FROM scratch\nCOPY a /\n").run().failure().says(&["the context is empty"]);
     build(&bed, "-").args(["-f", "-"]).input("FROM scratch\n").run().failure().says(&["can't use stdin for both"]);
     bed.assert_tidy();
 }
