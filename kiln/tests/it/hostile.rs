@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use kiln_oci::Digest;
 use kiln_testkit::{Bed, Image, Kiln, Kind, Layer, Source, flatten};
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
@@ -141,6 +142,33 @@ fn pipes_sockets_and_devices_do_not_hang() {
     assert_eq!(found["pipe"].kind, Kind::Special(b'6', 0, 0));
     assert_eq!(found["zero"].kind, Kind::Special(b'3', 1, 5));
     assert!(!found.contains_key("socket"));
+}
+
+#[test]
+fn archives_keep_devices_and_holes() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    let shell = |script: &str| {
+        let output = Command::new("sh").args(["-ec", script]).current_dir(bed.path("")).output().expect("a shell");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    shell(
+        "mkdir -p context d; cd d; mkfifo pipe; mknod zero c 1 5; mknod disk b 7 1
+         truncate -s 300000 holes; printf mid | dd of=holes bs=1 seek=150000 conv=notrunc status=none",
+    );
+    let holes = fs::read(bed.path("d/holes")).expect("the file");
+    dockerfile(&bed, "context", "FROM scratch\nADD x.tar /\n");
+    for format in ["gnu", "posix --sparse-version=0.0", "posix --sparse-version=0.1", "posix --sparse-version=1.0"] {
+        shell(&format!("tar -C d --format={format} --sparse -cf context/x.tar ."));
+        let found = files(&bed);
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["disk", "holes", "pipe", "zero"], "{format}");
+        assert_eq!(found["pipe"].kind, Kind::Special(b'6', 0, 0), "{format}");
+        assert_eq!(found["zero"].kind, Kind::Special(b'3', 1, 5), "{format}");
+        assert_eq!(found["disk"].kind, Kind::Special(b'4', 7, 1), "{format}");
+        assert_eq!(found["holes"].kind, Kind::File { size: 300_000, digest: Digest::of(&holes) }, "{format}");
+    }
 }
 
 #[test]
