@@ -203,53 +203,71 @@ fn a_flood_of_output_is_kept_whole_and_costs_no_memory() {
 
 #[test]
 fn a_secret_is_nowhere_but_in_the_command() {
-    if unable() {
+    if unable() || host().lacks(&[Need::Tool("ssh-keygen")]) {
         return;
     }
     const SECRET: &str = "correct-horse-battery-staple-7191";
     let bed = bed();
     bed.write("secret", SECRET);
+    let key = bed.path("key");
+    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
+    assert!(made.expect("ssh-keygen").success());
+    let key = fs::read_to_string(key).expect("a key").lines().nth(1).expect("its first line").to_owned();
     let steps = "FROM busybox\n\
         RUN --mount=type=secret,id=s wc -c /run/secrets/s\n\
         RUN --mount=type=secret,id=s,target=/deep/er/file,mode=0444,uid=7 test -s /deep/er/file\n\
         RUN --mount=type=secret,id=s,env=TOKEN test -n \"$TOKEN\"\n\
         RUN --mount=type=secret,id=e,env=E --mount=type=cache,target=/c echo ${#E} > /c/length\n\
+        RUN --mount=type=secret,id=s,env=BOTH,target=/both,required=true test \"$BOTH\" = \"$(cat /both)\"\n\
+        RUN --mount=type=ssh,required=true test -S $SSH_AUTH_SOCK\n\
         USER 7\n\
         RUN --mount=type=secret,id=s,uid=7 cat /run/secrets/s > /dev/null && true < /run/secrets/s\n";
-    let flags = ["--secret=id=s,src=secret", "--secret=id=e,env=FROM_HOST", "-o", "type=oci,tar=false,dest=layout"];
+    let flags = [
+        "--secret=id=s,src=secret",
+        "--secret=id=e,env=FROM_HOST",
+        "--ssh=default=key",
+        "--on-fail=keep",
+        "-o",
+        "type=oci,tar=false,dest=layout",
+    ];
     dockerfile(&bed, "context", steps);
     let built = build(&bed, "context").args(flags).env("FROM_HOST", SECRET).run().success();
-    let last = "RUN --mount=type=secret,id=s,env=TOKEN false\n";
+    let last = "RUN --mount=type=secret,id=s,env=TOKEN,target=/file --mount=type=ssh,uid=7 false\n";
     dockerfile(&bed, "context", &format!("{steps}{last}"));
     let failed = build(&bed, "context").args(flags).env("FROM_HOST", SECRET).run().failure();
-    let raw =
-        build(&bed, "context").args(["--progress=rawjson", "--no-cache"]).args(flags).env("FROM_HOST", SECRET).run();
+    let raw = bed.kiln(["build", "--progress=rawjson", "--no-cache", "--build-context", &busybox()]);
+    let raw = raw.arg(bed.path("context")).args(flags).env("FROM_HOST", SECRET).run().failure();
     for outcome in [&built, &failed, &raw] {
-        assert!(!outcome.stderr.contains(SECRET), "it is in the log");
+        assert!(!outcome.stderr.contains(SECRET) && !outcome.stderr.contains(&key), "it is in the log");
     }
+    let kept = fs::read_dir(bed.root().join("failed/v1")).expect("they are kept").count();
+    assert_eq!(kept, 2, "{raw}");
     let mut searched = 0;
     for top in [bed.root(), bed.path("layout"), bed.path("context")] {
-        search(&top, SECRET.as_bytes(), &mut searched);
+        search(&top, &[SECRET, &key], &mut searched);
     }
     assert!(searched > 10, "{searched} files are too few");
     bed.assert_tidy();
 }
 
 /// Searches every file below, and what is compressed in it.
-fn search(directory: &Path, secret: &[u8], searched: &mut usize) {
+fn search(directory: &Path, secrets: &[&str], searched: &mut usize) {
     for entry in fs::read_dir(directory).expect("a directory").flatten() {
         let path = entry.path();
         let kind = entry.file_type().expect("a type");
         if kind.is_dir() {
-            search(&path, secret, searched);
+            search(&path, secrets, searched);
         } else if kind.is_file() {
             let bytes = fs::read(&path).expect("a file");
             let mut plain = Vec::new();
             if bytes.starts_with(&[0x1f, 0x8b]) {
                 flate2::read::MultiGzDecoder::new(&bytes[..]).read_to_end(&mut plain).expect("gzip");
             }
-            for found in [&bytes, &plain] {
-                assert!(!found.windows(secret.len()).any(|window| window == secret), "it is in {}", path.display());
+            for (found, secret) in
+                [&bytes, &plain].into_iter().flat_map(|found| secrets.iter().map(move |it| (found, it)))
+            {
+                let is_there = found.windows(secret.len()).any(|window| window == secret.as_bytes());
+                assert!(!is_there, "it is in {}", path.display());
             }
             *searched += 1;
         }

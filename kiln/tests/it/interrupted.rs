@@ -1,24 +1,61 @@
 //! A build that is stopped in the middle: by Ctrl-C, by a kill that nothing can catch.
 
+use std::fs;
 use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kiln_testkit::Bed;
 
 use crate::fixture::{bed, build, dockerfile, unable};
 
-/// A quick step, then one that would take ten minutes and has children of its own.
+/// A quick step, then one that would take ten minutes, does not mind being told to end, and has children that are told, too.
 fn slow(bed: &Bed) {
     dockerfile(
         bed,
         "context",
-        "FROM busybox\nRUN echo early > /early\nRUN (sleep 601 &) ; (trap '' INT TERM; sleep 602) & echo is running; sleep 600\n",
+        "FROM busybox\nRUN echo early > /early\nRUN (sleep 601 &) ; (trap '' INT TERM; sleep 602) & \
+         (trap 'echo child told; exit' TERM; echo is running; while sleep 0.05; do :; done) & \
+         trap '' INT TERM; sleep 600; sleep 603\n",
     );
 }
 
 /// The same with a quick end, to be built afterwards.
 fn quick(bed: &Bed) {
     dockerfile(bed, "context", "FROM busybox\nRUN echo early > /early\nRUN echo quick > /late\n");
+}
+
+/// The cgroups of the commands of a kiln that runs: they have the names of its children.
+fn groups(kiln: u32) -> Vec<PathBuf> {
+    let threads = fs::read_dir(format!("/proc/{kiln}/task")).expect("it runs").flatten();
+    let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let names: Vec<String> = children
+        .flat_map(|pids| pids.split_whitespace().map(|pid| format!("kiln-{pid}")).collect::<Vec<_>>())
+        .collect();
+    let mut found = Vec::new();
+    named(Path::new("/sys/fs/cgroup"), &names, &mut found);
+    found
+}
+
+fn named(directory: &Path, names: &[String], found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            match entry.file_name().to_str() {
+                Some(name) if names.iter().any(|known| known == name) => found.push(entry.path()),
+                _ => named(&entry.path(), names, found),
+            }
+        }
+    }
+}
+
+/// The kernel takes a moment to empty a group whose processes were killed.
+#[track_caller]
+fn assert_gone(groups: &[PathBuf]) {
+    let end = Instant::now() + Duration::from_secs(5);
+    while let Some(left) = groups.iter().find(|group| group.exists()) {
+        assert!(Instant::now() < end, "left behind: {}", left.display());
+        std::thread::yield_now();
+    }
 }
 
 #[track_caller]
@@ -38,11 +75,16 @@ fn an_interrupt_in_a_command() {
     slow(&bed);
     let mut running = build(&bed, "context").start();
     running.wait_for(" is running\n");
+    let groups = groups(running.pid());
     let pressed = Instant::now();
     running.interrupt();
     let outcome = running.wait().failure();
-    assert!(pressed.elapsed() < Duration::from_secs(15), "{:?}", pressed.elapsed());
+    let taken = pressed.elapsed();
+    println!("{taken:?}, and there were {groups:?}");
+    assert!(taken < Duration::from_secs(2), "{taken:?}");
     assert!(outcome.stderr.to_lowercase().contains("cancel"), "{outcome}");
+    outcome.says(&[" child told\n"]);
+    assert_gone(&groups);
     bed.assert_tidy();
     next_build_works(&bed);
 }
@@ -71,10 +113,12 @@ fn a_kill_in_a_command() {
     slow(&bed);
     let mut running = build(&bed, "context").start();
     running.wait_for(" is running\n");
+    let groups = groups(running.pid());
     running.kill();
     let outcome = running.wait();
     assert_eq!(outcome.status.signal(), Some(9));
     bed.assert_idle();
+    assert_gone(&groups);
     next_build_works(&bed);
 }
 
