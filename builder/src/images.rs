@@ -150,13 +150,15 @@ impl Engine {
             Some(name) => vec![name],
             None => {
                 let images = self.store.images().map_err(|error| environment(&error))?;
-                images
-                    .into_iter()
-                    .filter(|(_, image)| image.digest == descriptor.digest)
-                    .map(|(name, _)| name)
-                    .collect()
+                let of_image =
+                    |(name, image): (String, Descriptor)| (image.digest == descriptor.digest).then_some(name);
+                images.into_iter().filter_map(of_image).collect::<Vec<_>>()
             }
         };
+        if names.is_empty() {
+            return Err(BuildError::input(format!("{name} has no name to take away"))
+                .hint("`kiln prune` deletes what has no name"));
+        }
         for name in &names {
             self.store.untag(name).map_err(|error| environment(&error))?;
         }
@@ -213,7 +215,8 @@ impl Engine {
         Ok(Pruned { records: freed.records, layers: freed.layers, blobs: freed.blobs, bytes: freed.bytes })
     }
 
-    /// Finds an image; also returns its name if it was found by that.
+    /// Finds an image; also returns its name if it was found by that. An id may be that of an
+    /// image without a name, as long as no prune has taken it.
     fn find(&self, name: &str) -> Result<(Option<String>, Descriptor), BuildError> {
         let images = self.store.images().map_err(|error| environment(&error))?;
         let normal = name.parse::<Reference>().map(|reference| reference.with_default_tag().familiar());
@@ -223,25 +226,34 @@ impl Engine {
             return Ok((Some(name.clone()), descriptor.clone()));
         }
         let hex = name.strip_prefix("sha256:").unwrap_or(name);
-        let is_id = hex.len() >= MIN_ID && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let mut found: Vec<Descriptor> = Vec::new();
-        for (_, descriptor) in images.iter().filter(|_| is_id) {
-            let details = self.details(name, descriptor).ok();
-            let id = details.and_then(|details| details.id());
-            let starts = |digest: Digest| digest.hex().starts_with(hex);
-            let is_new = found.iter().all(|known| known.digest != descriptor.digest);
-            if is_new && (starts(descriptor.digest) || id.is_some_and(starts)) {
-                found.push(descriptor.clone());
+        let mut found = Vec::new();
+        if hex.len() >= MIN_ID && hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            found = self.beginning_with(hex, images.into_iter().map(|(_, descriptor)| descriptor));
+            if found.is_empty() {
+                let documents = self.store.documents().map_err(|error| environment(&error))?;
+                found = self.beginning_with(hex, documents.into_iter());
             }
         }
         match &found[..] {
             [only] => Ok((None, only.clone())),
             [] => Err(BuildError::input(format!("no such image: {name}")).hint("`kiln images` lists what there is")),
-            _ => {
-                Err(BuildError::input(format!("{name} is the beginning of several images' ids"))
-                    .hint("write more of it"))
+            _ => Err(BuildError::input(format!("{name} is the beginning of several images' ids"))
+                .hint("write more of it, or the digest of one")),
+        }
+    }
+
+    /// Returns those images, each once, whose digest or id begins with `hex`.
+    fn beginning_with(&self, hex: &str, images: impl Iterator<Item = Descriptor>) -> Vec<Descriptor> {
+        let mut found: Vec<Descriptor> = Vec::new();
+        for descriptor in images {
+            let id = self.details(hex, &descriptor).ok().and_then(|details| details.id());
+            let starts = |digest: Digest| digest.hex().starts_with(hex);
+            let is_new = found.iter().all(|known| known.digest != descriptor.digest);
+            if is_new && (starts(descriptor.digest) || id.is_some_and(starts)) {
+                found.push(descriptor);
             }
         }
+        found
     }
 
     fn details(&self, name: &str, descriptor: &Descriptor) -> Result<ImageDetails, BuildError> {

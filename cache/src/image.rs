@@ -1,5 +1,6 @@
 //! Names of images in `index.json`, and what references were last resolved to.
 
+use std::io::Read as _;
 use std::path::PathBuf;
 
 use kiln_oci::{Descriptor, Digest, Index, REF_NAME, media_type};
@@ -10,6 +11,9 @@ use crate::{Store, StoreError};
 
 /// Where other tools of the containerd family look for the full name.
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
+
+/// Manifests and indexes are not longer than this.
+const MAX_DOCUMENT: u64 = 4 << 20;
 
 pub(crate) fn empty_index() -> Vec<u8> {
     serde_json::to_vec(&index_of(Vec::new())).expect("string keys only")
@@ -53,6 +57,35 @@ impl Store {
     /// When `index.json` cannot be read.
     pub fn image(&self, name: &str) -> Result<Option<Descriptor>, StoreError> {
         Ok(self.images()?.into_iter().find(|(known, _)| known == name).map(|(_, target)| target))
+    }
+
+    /// Returns the manifests and indexes among the blobs, also those that nothing names.
+    ///
+    /// # Errors
+    /// When the blobs cannot be listed.
+    pub fn documents(&self) -> Result<Vec<Descriptor>, StoreError> {
+        let digests = list(&self.root().join("blobs/sha256"))?;
+        let digests = digests.iter().filter_map(|name| Digest::from_hex(name.to_str()?).ok());
+        Ok(digests.filter_map(|digest| self.document(&digest)).collect())
+    }
+
+    /// Returns what a blob is described by where it is a manifest or an index.
+    fn document(&self, digest: &Digest) -> Option<Descriptor> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Typed {
+            media_type: String,
+        }
+        let mut first = [0];
+        std::fs::File::open(self.blob_path(digest)).ok()?.read_exact(&mut first).ok()?;
+        // Most blobs are archives.
+        if first != *b"{" {
+            return None;
+        }
+        let bytes = self.read_blob(digest, MAX_DOCUMENT).ok()?;
+        let Typed { media_type } = serde_json::from_slice(&bytes).ok()?;
+        let is_document = media_type::is_manifest(&media_type) || media_type::is_index(&media_type);
+        is_document.then(|| Descriptor::of(&media_type, &bytes))
     }
 
     /// Gives `target` all of `names`, which lose what they named before.
@@ -164,6 +197,17 @@ mod tests {
         assert!(store.untag("docker.io/library/a:2").unwrap());
         assert!(!store.untag("docker.io/library/a:2").unwrap());
         assert_eq!(store.images().unwrap(), [("docker.io/library/a:1".to_owned(), one)]);
+    }
+
+    #[test]
+    fn documents_are_told_from_other_blobs() {
+        let (_temporary, store) = store();
+        let manifest = serde_json::to_vec(&index_of(Vec::new())).unwrap();
+        let expected = Descriptor::of(media_type::INDEX, &manifest);
+        for bytes in [&manifest[..], br#"{"os":"linux"}"#, b"{", b"", b"layer", br#"{"mediaType":"text/plain"}"#] {
+            store.put_blob(bytes).unwrap();
+        }
+        assert_eq!(store.documents().unwrap(), [expected]);
     }
 
     #[test]

@@ -37,6 +37,25 @@ fn an_image_is_listed_named_and_forgotten() {
 }
 
 #[test]
+fn an_image_without_a_name_gets_one_by_what_the_build_suggests() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    greeting(&bed);
+    let built = build(&bed, "context").args(["--iidfile", "id"]).run().success();
+    let id = std::fs::read_to_string(bed.path("id")).expect("an id");
+    let short = &id["sha256:".len()..][..12];
+    built.says(&[&format!("`kiln tag {short} NAME`")]);
+    assert!(bed.kiln(["inspect", &id]).run().success().text().contains("/greeting"));
+    bed.kiln(["rmi", short]).run().failure().says(&["has no name", "kiln prune"]);
+    bed.kiln(["tag", short, "greeting:2"]).run().success();
+    let listed = bed.kiln(["images"]).run().success().text();
+    assert!(listed.contains("greeting") && listed.contains(short), "{listed}");
+    bed.kiln(["tag", "0123456789ab", "x"]).run().failure().says(&["no such image"]);
+}
+
+#[test]
 fn an_image_says_what_it_is_and_how_it_came_about() {
     if unable() {
         return;
