@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use kiln_cache::layer::is_kept;
 use kiln_cache::tree::{Node, Tree};
 use kiln_oci::Digest;
 
@@ -246,7 +247,8 @@ impl<'a> Overlay<'a> {
     /// Returns what was changed, in the order of a layer: by path component, a directory
     /// before its children, and with every directory above a change.
     ///
-    /// An entry that is equal to what is below is left out (spec: layer-tar.md §1.3); `same`
+    /// An entry that is equal to what is below is left out (spec: layer-tar.md §1.3), where the
+    /// attributes that users set count, too: the steps above find them in the layer. `same`
     /// decides for regular files whose metadata are equal whether the contents are, too.
     ///
     /// # Errors
@@ -291,12 +293,11 @@ impl<'a> Overlay<'a> {
     fn is_equal<E>(&self, path: &[Name], entry: &Entry, node: &Node, same: SameContent<E>) -> Result<bool, E> {
         let below = layer_files::meta(node);
         let new = &entry.meta;
-        let capability = |meta: &FileMeta| meta.xattrs.get(&b"security.capability"[..]).cloned();
         if new.kind != below.kind
             || new.mode != below.mode && new.kind != FileKind::Symlink
             || (new.uid, new.gid) != (below.uid, below.gid)
             || new.device != below.device
-            || capability(new) != capability(&below)
+            || !kept(new).eq(kept(&below))
         {
             return Ok(false);
         }
@@ -318,4 +319,9 @@ impl<'a> Overlay<'a> {
             link_group: None,
         }
     }
+}
+
+/// The attributes that a layer keeps.
+fn kept(meta: &FileMeta) -> impl Iterator<Item = (&Vec<u8>, &Vec<u8>)> {
+    meta.xattrs.iter().filter(|(name, _)| is_kept(name))
 }

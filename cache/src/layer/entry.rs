@@ -124,7 +124,7 @@ impl NewEntry {
 
 /// Whether the store keeps an extended attribute: the file capability, and what users set.
 /// `user.overlay.*` rules overlays, and `user.kiln.*` is what kiln notes beside files.
-pub(crate) fn is_kept(name: &[u8]) -> bool {
+pub fn is_kept(name: &[u8]) -> bool {
     let is_ours = name.starts_with(b"user.overlay.") || name.starts_with(b"user.kiln.");
     // A PAX record ends its key with the first equals sign.
     name == CAPABILITY || name.starts_with(b"user.") && !is_ours && !name.contains(&b'=')

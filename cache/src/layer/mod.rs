@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 
 pub use archive::ArchiveError;
 pub use compression::Compression;
-pub use entry::{Content, NewEntry, NewKind};
+pub use entry::{Content, NewEntry, NewKind, is_kept};
 pub use header::{HeaderError, TarHeader, end_of_archive};
 pub use index::{Change, IndexEntry, LayerIndex, Put};
 pub use note::{Inode, Note, Notes};

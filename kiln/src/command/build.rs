@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use kiln_builder::{BuildError, BuildRequest, BuildResult, Client, Entitlement, Output, ShellRequest, Steps};
+use kiln_builder::{
+    BuildError, BuildRequest, BuildResult, Client, Destination, Entitlement, Output, ShellRequest, Steps,
+};
 use kiln_frontend::dockerfile::csv;
 use kiln_frontend::lower;
 use kiln_oci::Platform;
@@ -178,6 +180,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let lent = arguments.lent(&current)?;
     let mut request = arguments.request(&current, named.values)?;
     output::check_destinations(&request.outputs, io::stdout().is_terminal())?;
+    for path in arguments.iidfile.iter().chain(&arguments.metadata_file).filter(|_| call.method == Method::Build) {
+        output::check_destination(&Destination::File(path.clone()), false)?;
+    }
     for notice in arguments.resources.notices().iter().filter(|_| !matches!(mode, Mode::Quiet | Mode::Rawjson)) {
         let _ = writeln!(io::stderr(), "note: {notice}");
     }

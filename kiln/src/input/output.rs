@@ -12,6 +12,8 @@ use kiln_builder::{BuildError, Compression, Destination, LayerOptions, Output};
 use kiln_frontend::dockerfile::{csv, suggest};
 use kiln_oci::Reference;
 
+use super::results;
+
 /// One `--output`, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parsed {
@@ -250,7 +252,7 @@ pub fn check_destinations(outputs: &[Output], stdout_is_terminal: bool) -> Resul
                 }
             }
             Output::Oci { destination, .. } | Output::Docker { destination, .. } | Output::Tar { destination } => {
-                check_stream(destination, stdout_is_terminal)?;
+                check_destination(destination, stdout_is_terminal)?;
             }
             Output::Image { .. } | Output::CacheOnly => {}
         }
@@ -258,7 +260,11 @@ pub fn check_destinations(outputs: &[Output], stdout_is_terminal: bool) -> Resul
     Ok(())
 }
 
-fn check_stream(destination: &Destination, stdout_is_terminal: bool) -> Result<(), BuildError> {
+/// Looks whether a stream can go to its destination. What is there stays as it is.
+///
+/// # Errors
+/// When it is a terminal or a directory, or no file can be made there.
+pub fn check_destination(destination: &Destination, stdout_is_terminal: bool) -> Result<(), BuildError> {
     match destination {
         Destination::Stdout if stdout_is_terminal => {
             Err(BuildError::input("refusing to write an archive to a terminal")
@@ -272,7 +278,10 @@ fn check_stream(destination: &Destination, stdout_is_terminal: bool) -> Result<(
         Destination::File(path) => {
             let parent = parent_of(path);
             if parent.is_dir() {
-                return Ok(());
+                return results::check_file(path).map_err(|error| {
+                    BuildError::environment(format!("cannot write `{}`: {error}", path.display()))
+                        .hint("name a place where files can be made")
+                });
             }
             Err(BuildError::input(format!(
                 "cannot write `{}`: the directory `{}` does not exist",

@@ -172,6 +172,18 @@ impl ResultStream for Direct {
     }
 }
 
+/// Looks whether a file could be written, and leaves what is there.
+///
+/// # Errors
+/// When its directory does not exist or cannot be written.
+pub fn check_file(path: &Path) -> io::Result<()> {
+    match std::fs::metadata(path) {
+        // To open a pipe would tell its reader that all has been said.
+        Ok(found) if found.file_type().is_fifo() || found.file_type().is_char_device() => Ok(()),
+        _ => LocalResults.stream(&Destination::File(path.to_owned())).map(drop),
+    }
+}
+
 /// Writes a small file so that it appears complete or not at all.
 ///
 /// # Errors
@@ -242,6 +254,11 @@ mod tests {
         write_file(Path::new("/dev/null"), b"gone").unwrap();
         assert!(Path::new("/dev/null").metadata().unwrap().file_type().is_char_device());
         assert!(write_file(directory.path(), b"x").is_err());
+        check_file(&link).unwrap();
+        check_file(Path::new("/dev/null")).unwrap();
+        assert!(check_file(directory.path()).is_err() && check_file(Path::new("/proc/new")).is_err());
+        assert_eq!(std::fs::read(&target).unwrap(), b"new");
+        assert_eq!(names(directory.path()), ["link", "target"]);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! `-o`: every kind of result, read back by somebody else's reader.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
+use std::time::SystemTime;
 
 use kiln_testkit::{Bed, Container, Image, Kind, Need, Source, flatten, host};
 
@@ -215,6 +216,33 @@ fn a_destination_that_cannot_be_is_refused() {
     build(&bed, "context").args(["-o", "type=zip,dest=x"]).run().failure().says(&["zip", "oci"]);
     build(&bed, "context").args(["-o", "type=oci,dest=x,compresion=gzip"]).run().failure().says(&["compresion"]);
     build(&bed, "context").arg("--push").run().failure().says(&["-t"]);
+    // What is written after the build is looked at before it.
+    for flag in ["--iidfile=/proc/id", "--metadata-file=none/facts", "-otype=oci,dest=/proc/image.tar"] {
+        let outcome = build(&bed, "context").arg(flag).run().failure().says(&["cannot write"]);
+        assert!(outcome.ran().is_empty(), "{outcome}");
+    }
+}
+
+#[test]
+fn a_file_with_another_attribute_is_another_file() {
+    let bed = bed();
+    dockerfile(&bed, "context", "FROM scratch\nCOPY old /\nCOPY new /\n");
+    for value in ["old", "new"] {
+        let path = bed.write(format!("context/{value}/file"), "the same\n");
+        File::options()
+            .write(true)
+            .open(&path)
+            .and_then(|file| file.set_modified(SystemTime::UNIX_EPOCH))
+            .expect("time");
+        let flags = rustix::fs::XattrFlags::empty();
+        if rustix::fs::setxattr(&path, "user.note", value.as_bytes(), flags).is_err() {
+            eprintln!("skipped: the file system of {} has no attributes", path.display());
+            return;
+        }
+    }
+    let files = build(&bed, "context").args(["-o", "-"]).run().success().stdout;
+    let text = String::from_utf8_lossy(&files);
+    assert!(text.contains("SCHILY.xattr.user.note=new") && !text.contains("user.note=old"), "{text}");
 }
 
 #[test]
