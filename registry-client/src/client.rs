@@ -161,6 +161,20 @@ impl Client {
         push::blob(self, repository, descriptor, open, mount_from, progress)
     }
 
+    /// Whether the registry has a manifest or index under a tag, or without one under its digest.
+    /// Then it has everything that this refers to.
+    ///
+    /// # Errors
+    /// When the registry cannot be reached, or does not know us.
+    pub fn has_manifest(
+        &self,
+        repository: &Repository,
+        tag: Option<&str>,
+        descriptor: &Descriptor,
+    ) -> Result<bool, Error> {
+        self.run(push::has_manifest(&self.transport, repository, tag, descriptor))
+    }
+
     /// Puts a manifest or index under a tag, or under its digest alone. What it refers to must
     /// be there already.
     ///

@@ -105,6 +105,21 @@ pub(crate) fn blob(
     }
 }
 
+/// Whether `tag` names a manifest, or without one whether it is there under its digest.
+pub(crate) async fn has_manifest(
+    transport: &Transport,
+    repository: &Repository,
+    tag: Option<&str>,
+    descriptor: &Descriptor,
+) -> Result<bool, Error> {
+    let place = Place::new(transport, repository, tag, &descriptor.digest);
+    let mut ask = place.ask(transport, Method::HEAD).await?;
+    ask.headers.insert(ACCEPT, typed(&descriptor.media_type)?);
+    let response = transport.exchange(&place.endpoint.host, &[push_scope(&repository.path)], &ask).await?.response;
+    // Whoever may not look may still be allowed to write, and hears the reason then.
+    Ok(response.status() == StatusCode::OK && digest_header(response.headers()) == Some(descriptor.digest))
+}
+
 /// Puts a manifest.
 pub(crate) async fn manifest(
     transport: &Transport,
@@ -113,39 +128,49 @@ pub(crate) async fn manifest(
     media_type: &str,
     bytes: &[u8],
 ) -> Result<Digest, Error> {
-    let endpoint = transport.origin(&repository.domain);
-    let scopes = [push_scope(&repository.path)];
     let digest = Digest::of(bytes);
-    let name = tag.map_or_else(|| digest.to_string(), str::to_owned);
-    let what = match tag {
-        Some(tag) => format!("{repository}:{tag}"),
-        None => format!("{repository}@{digest}"),
-    };
-    let path = endpoint.path(&repository.path, &format!("manifests/{name}"));
-    let url = transport.url(&endpoint.host, &path).await?;
-    let header =
-        |text: &str| HeaderValue::from_str(text).map_err(|_| Error::Name(format!("{text:?} is no media type")));
-
-    let mut ask = Ask::new(Method::HEAD, url.clone(), &what);
-    ask.headers.insert(ACCEPT, header(media_type)?);
-    let before = transport.exchange(&endpoint.host, &scopes, &ask).await?.response;
-    if before.status() == StatusCode::OK && digest_header(before.headers()) == Some(digest) {
-        return Ok(digest);
-    }
-
-    let mut ask = Ask::new(Method::PUT, url, &what);
-    ask.headers.insert(CONTENT_TYPE, header(media_type)?);
+    let place = Place::new(transport, repository, tag, &digest);
+    let host = &place.endpoint.host;
+    let mut ask = place.ask(transport, Method::PUT).await?;
+    ask.headers.insert(CONTENT_TYPE, typed(media_type)?);
     ask.body = Some(bytes.to_vec());
-    let response = transport.exchange(&endpoint.host, &scopes, &ask).await?.response;
+    let response = transport.exchange(host, &[push_scope(&repository.path)], &ask).await?.response;
     if !response.status().is_success() {
-        return Err(refusal(&endpoint.host, &format!("cannot push {what}"), response, transport.options.stall).await);
+        let what = format!("cannot push {}", place.what);
+        return Err(refusal(host, &what, response, transport.options.stall).await);
     }
     match digest_header(response.headers()) {
         Some(found) if found != digest => {
-            Err(Error::Digest { host: endpoint.host.domain.clone(), what, wanted: digest, found })
+            Err(Error::Digest { host: host.domain.clone(), what: place.what, wanted: digest, found })
         }
         _ => Ok(digest),
     }
+}
+
+/// Where a manifest goes.
+struct Place {
+    endpoint: Endpoint,
+    path: String,
+    what: String,
+}
+
+impl Place {
+    fn new(transport: &Transport, repository: &Repository, tag: Option<&str>, digest: &Digest) -> Self {
+        let endpoint = transport.origin(&repository.domain);
+        let (name, what) = match tag {
+            Some(tag) => (tag.to_owned(), format!("{repository}:{tag}")),
+            None => (digest.to_string(), format!("{repository}@{digest}")),
+        };
+        Self { path: endpoint.path(&repository.path, &format!("manifests/{name}")), endpoint, what }
+    }
+
+    async fn ask(&self, transport: &Transport, method: Method) -> Result<Ask<'_>, Error> {
+        Ok(Ask::new(method, transport.url(&self.endpoint.host, &self.path).await?, &self.what))
+    }
+}
+
+fn typed(media_type: &str) -> Result<HeaderValue, Error> {
+    HeaderValue::from_str(media_type).map_err(|_| Error::Name(format!("{media_type:?} is no media type")))
 }
 
 fn what(repository: &Repository, descriptor: &Descriptor) -> String {

@@ -1,4 +1,4 @@
-//! Pushing an image: layers at the same time, then the config, then the manifest; and where
+//! Pushing an image that the registry does not have: layers at the same time, then the config, then the manifest; and where
 //! there are several images their index last.
 
 use std::io;
@@ -28,6 +28,12 @@ pub fn push(
     step: &Step,
 ) -> Result<(), BuildError> {
     let repository = Repository::from(name);
+    let failed = |error: BuildError| error.context(format!("failed to push {name}"));
+    let root = set.root().ok_or_else(|| BuildError::bug("nothing to push"))?;
+    // Whoever holds a manifest holds what it refers to.
+    if registry.has_manifest(&repository, name.tag.as_deref(), root).map_err(sorted).map_err(failed)? {
+        return Ok(());
+    }
     let results: Vec<Result<(), BuildError>> = std::thread::scope(|scope| {
         let mut seen: Vec<Digest> = Vec::new();
         let mut handles = Vec::new();
@@ -59,7 +65,6 @@ pub fn push(
             .map(|handle| handle.join().unwrap_or_else(|_| Err(BuildError::bug("an upload panicked"))))
             .collect()
     });
-    let failed = |error: BuildError| error.context(format!("failed to push {name}"));
     // Of several failures a cancelled one says least.
     let mut errors: Vec<BuildError> = results.into_iter().filter_map(Result::err).collect();
     errors.sort_by_key(|error| error.kind == Kind::Cancelled);

@@ -1,5 +1,6 @@
 //! What can be done with images after they are built.
 
+use kiln_testkit::registry::Registry;
 use kiln_testkit::{Bed, Container, DockerRegistry, Image, Source};
 
 use crate::fixture::{bed, build, dockerfile, unable};
@@ -103,6 +104,30 @@ fn an_image_goes_to_a_registry_and_comes_back() {
     bed.kiln(["pull", &registry.name("team/nothing:1")]).run().failure().says(&["team/nothing:1"]);
     bed.kiln(["push", "not-built:1"]).run().failure().says(&["not-built:1"]);
     bed.assert_tidy();
+}
+
+#[test]
+fn what_a_registry_has_is_pushed_with_one_question() {
+    let registry = Registry::start();
+    let name = format!("{}/team/app", registry.address());
+    let bed = bed();
+    dockerfile(&bed, "context", "FROM scratch\nCOPY Dockerfile /one\nCOPY Dockerfile /two\n");
+    let push = |tag: &str, more: &[&str]| {
+        let before = registry.exchanges().len();
+        let name = format!("{name}:{tag}");
+        bed.kiln(["build", "--push", "-t", &name, "context"]).args(more).run().success();
+        let exchanges = registry.exchanges().split_off(before);
+        exchanges.iter().map(|it| format!("{} {}", it.request.method, it.request.path())).collect::<Vec<_>>()
+    };
+    let first = push("1", &[]);
+    assert_eq!(first.iter().filter(|line| line.starts_with("PUT")).count(), 4, "{first:#?}");
+    assert_eq!(push("1", &[]), ["HEAD /v2/team/app/manifests/1"]);
+    // Another name is another question; what is there is not sent again.
+    let second = push("2", &[]);
+    let sent: Vec<_> = second.iter().filter(|line| !line.starts_with("HEAD")).collect();
+    assert_eq!(sent, ["PUT /v2/team/app/manifests/2"], "{second:#?}");
+    push("3", &["--platform=linux/amd64,linux/arm64"]);
+    assert_eq!(push("3", &["--platform=linux/amd64,linux/arm64"]), ["HEAD /v2/team/app/manifests/3"]);
 }
 
 #[test]

@@ -62,9 +62,9 @@ fn a_whole_image_can_be_pulled_back() {
     let digest = Digest::of(&manifest);
     assert_eq!((push(None), push(Some("1"))), (digest, digest));
     assert_eq!(client.resolve(&reference(&registry, "team/app:1")).unwrap().descriptor.digest, digest);
-    let puts = registry.count("PUT", "/manifests/");
-    assert_eq!(push(Some("1")), digest);
-    assert_eq!(registry.count("PUT", "/manifests/"), puts, "the tag is there already");
+    let has = |tag, bytes: &[u8]| client.has_manifest(&place, tag, &Descriptor::of(media_type::MANIFEST, bytes));
+    assert_eq!((has(Some("1"), manifest.as_bytes()), has(None, manifest.as_bytes())), (Ok(true), Ok(true)));
+    assert_eq!((has(Some("2"), manifest.as_bytes()), has(Some("1"), b"other")), (Ok(false), Ok(false)));
 }
 
 #[test]
