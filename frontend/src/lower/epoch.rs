@@ -5,8 +5,8 @@ use super::context::{Context, ContextKind};
 use super::remote::{self, SourceKind};
 use super::stages::{Stage, Stages, error};
 use super::{ContextTime, Request};
-use crate::dockerfile::ast::Sources;
-use crate::dockerfile::{Diagnostic, InstructionKind};
+use crate::dockerfile::ast::{Sources, Word};
+use crate::dockerfile::{self, Diagnostic, InstructionKind};
 
 /// The name of the argument.
 pub(super) const NAME: &str = "SOURCE_DATE_EPOCH";
@@ -39,6 +39,21 @@ pub(super) fn resolve(
     Ok(seconds)
 }
 
+/// Whether a default in the file may be `context`: whoever fetches the context then has to find out its time.
+pub fn may_want_context_time(text: &str) -> bool {
+    let is_time = |word: &Word| word.text.parse::<i64>().is_ok();
+    text.contains(NAME)
+        && dockerfile::parse(text)
+            .0
+            .instructions
+            .iter()
+            .map(|instruction| &instruction.kind)
+            .take_while(|kind| !matches!(kind, InstructionKind::From(_)))
+            .filter_map(|kind| if let InstructionKind::Arg(arguments) = kind { Some(arguments) } else { None })
+            .flatten()
+            .any(|argument| argument.name.text == NAME && argument.default.as_ref().is_some_and(|word| !is_time(word)))
+}
+
 fn interpret(value: &str, stages: &Stages<'_>, request: &Request) -> Result<Option<i64>, Diagnostic> {
     if value.is_empty() {
         return Ok(None);
@@ -48,7 +63,7 @@ fn interpret(value: &str, stages: &Stages<'_>, request: &Request) -> Result<Opti
             ContextTime::None => Ok(None),
             ContextTime::At(seconds) => Ok(Some(seconds)),
             ContextTime::Unknown => Err(wrong("the time of the context is not known".to_owned())
-                .hint("say `--build-arg SOURCE_DATE_EPOCH=context`: a default in the file is read too late")),
+                .hint("say `--build-arg SOURCE_DATE_EPOCH=context`")),
         };
     }
     if let Ok(seconds) = value.parse::<i64>() {

@@ -40,6 +40,7 @@ use crate::dockerfile::{Diagnostic, File, Lines, csv};
 use crate::dockerignore::Patterns;
 use crate::graph::{Edge, Graph};
 use assembly::Assembly;
+pub use epoch::may_want_context_time;
 pub use outline::{Outline, OutlineArgument, OutlineMount};
 use prepare::{Preparation, Prepared};
 pub use syntax::foreign_frontend;

@@ -128,6 +128,10 @@ fn find_both(place: Place, wanted: Wanted, fetcher: &Fetcher) -> Result<Origin, 
         }
         _ => None,
     };
+    let address = match &place {
+        Place::Git(url) => Some(url.clone()),
+        _ => None,
+    };
     let context = match place {
         Place::Directory(directory) => {
             let Found { file, path } = match elsewhere {
@@ -161,16 +165,32 @@ fn find_both(place: Place, wanted: Wanted, fetcher: &Fetcher) -> Result<Origin, 
         Some(found) => found,
         None => Found { file: in_fetched(fetcher, &context, name)?, path: None },
     };
-    let time = time(fetcher, &context, options)?;
+    let time = time(fetcher, &context, address.as_deref(), &file, options)?;
     Ok(Origin { file, path, main: Main::Empty, context: Some(context), time })
 }
 
-/// Finds out the time of a context if the build arguments want it.
-fn time(fetcher: &Fetcher, context: &FetchedContext, options: &lower::Request) -> Result<ContextTime, BuildError> {
-    if options.build_args.get("SOURCE_DATE_EPOCH").is_none_or(|value| value != "context") {
-        return Ok(ContextTime::Unknown);
+/// Finds out the time of a context if a build argument wants it, or if a default in the file may. `repository` is the
+/// address of a context that is one.
+fn time(
+    fetcher: &Fetcher,
+    context: &FetchedContext,
+    repository: Option<&str>,
+    file: &BuildFile,
+    options: &lower::Request,
+) -> Result<ContextTime, BuildError> {
+    let known = |time: Option<i64>| time.map_or(ContextTime::None, ContextTime::At);
+    match (options.build_args.get("SOURCE_DATE_EPOCH"), repository) {
+        (Some(value), _) if value == "context" => Ok(known(fetcher.time(context)?)),
+        (None, _) if !lower::may_want_context_time(&String::from_utf8_lossy(&file.text)) => Ok(ContextTime::Unknown),
+        // Only a build argument gives the files of a repository the time of their commit.
+        (None, Some(url)) => {
+            let mut dated = options.clone();
+            dated.build_args.insert("SOURCE_DATE_EPOCH".to_owned(), "context".to_owned());
+            Ok(known(fetcher.time(&fetcher.git(url, &dated)?)?))
+        }
+        (None, None) => Ok(known(fetcher.time(context)?)),
+        (Some(_), _) => Ok(ContextTime::Unknown),
     }
-    Ok(fetcher.time(context)?.map_or(ContextTime::None, ContextTime::At))
 }
 
 /// Reads the build file of a context that was fetched.

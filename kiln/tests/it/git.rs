@@ -119,6 +119,24 @@ fn an_unchanged_repository_is_asked_once() {
 }
 
 #[test]
+fn a_default_in_the_file_may_be_the_time_of_the_commit() {
+    if unable() {
+        return;
+    }
+    let repositories = Repositories::new(None, |root| {
+        repository(root, |source| {
+            let text = "ARG SOURCE_DATE_EPOCH=context\nFROM scratch\nARG SOURCE_DATE_EPOCH\n\
+                        COPY <<A /at\n$SOURCE_DATE_EPOCH\nA\n";
+            fs::write(source.join("Dockerfile"), text).expect("a file");
+        });
+    });
+    let bed = bed();
+    build(&bed, &repositories.url("r.git")).run().success();
+    assert_eq!(read(&bed, "at"), "1000000000\n");
+    bed.assert_tidy();
+}
+
+#[test]
 fn every_form_of_a_reference() {
     if unable() {
         return;

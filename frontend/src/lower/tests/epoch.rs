@@ -26,6 +26,18 @@ fn a_time_that_is_resolved_is_what_arguments_say() {
 }
 
 #[test]
+fn only_a_global_default_that_is_no_time_may_want_that_of_the_context() {
+    for (text, expected) in [
+        ("ARG SOURCE_DATE_EPOCH=context\nFROM scratch\n", true),
+        ("ARG a=context\nARG b SOURCE_DATE_EPOCH=${a}\nFROM scratch\n", true),
+        ("ARG SOURCE_DATE_EPOCH=7\nFROM scratch\n", false),
+        ("ARG SOURCE_DATE_EPOCH\nFROM scratch\nARG SOURCE_DATE_EPOCH=context\n", false),
+    ] {
+        assert_eq!(may_want_context_time(text), expected, "{text}");
+    }
+}
+
+#[test]
 fn a_stage_has_a_time_only_if_it_is_a_source() {
     for (stage, expected) in [
         ("FROM busybox AS s", "SOURCE_DATE_EPOCH stage must use FROM scratch"),
