@@ -170,13 +170,13 @@ mod tests {
         }
         let digest = Digest::of("1 [2/2] RUN make").to_string();
         assert_snapshot!(text.replace(&digest, "DIGEST"), @r#"
-        {"vertexes":[{"digest":"DIGEST","name":"[2/2] RUN make","started":"1970-01-01T00:00:00.000000000Z"}]}
-        {"logs":[{"data":"bWFkZQo=","stream":2,"timestamp":"1970-01-01T00:00:00.001000000Z","vertex":"DIGEST"}]}
-        {"statuses":[{"completed":"1970-01-01T00:00:00.002000000Z","current":1,"id":"x","started":"1970-01-01T00:00:00.002000000Z","timestamp":"1970-01-01T00:00:00.002000000Z","total":2,"vertex":"DIGEST"}]}
-        {"vertexes":[{"cached":true,"completed":"1970-01-01T00:00:00.003000000Z","digest":"DIGEST","name":"[2/2] RUN make","started":"1970-01-01T00:00:00.000000000Z"}]}
-        {"vertexes":[{"completed":"1970-01-01T00:00:00.004000000Z","digest":"DIGEST","name":"[2/2] RUN make","started":"1970-01-01T00:00:00.000000000Z"}]}
-        {"vertexes":[{"completed":"1970-01-01T00:00:00.005000000Z","digest":"DIGEST","error":"no\nway","name":"[2/2] RUN make","started":"1970-01-01T00:00:00.000000000Z"}]}
-        {"vertexes":[{"completed":"1970-01-01T00:00:00.006000000Z","digest":"DIGEST","error":"context canceled","name":"[2/2] RUN make","started":"1970-01-01T00:00:00.000000000Z"}]}
+        {"vertexes":[{"digest":"DIGEST","name":"[2/2] RUN make","started":"1970-01-01T00:00:00Z"}]}
+        {"logs":[{"data":"bWFkZQo=","stream":2,"timestamp":"1970-01-01T00:00:00.001Z","vertex":"DIGEST"}]}
+        {"statuses":[{"completed":"1970-01-01T00:00:00.002Z","current":1,"id":"x","started":"1970-01-01T00:00:00.002Z","timestamp":"1970-01-01T00:00:00.002Z","total":2,"vertex":"DIGEST"}]}
+        {"vertexes":[{"cached":true,"completed":"1970-01-01T00:00:00.003Z","digest":"DIGEST","name":"[2/2] RUN make","started":"1970-01-01T00:00:00Z"}]}
+        {"vertexes":[{"completed":"1970-01-01T00:00:00.004Z","digest":"DIGEST","name":"[2/2] RUN make","started":"1970-01-01T00:00:00Z"}]}
+        {"vertexes":[{"completed":"1970-01-01T00:00:00.005Z","digest":"DIGEST","error":"no\nway","name":"[2/2] RUN make","started":"1970-01-01T00:00:00Z"}]}
+        {"vertexes":[{"completed":"1970-01-01T00:00:00.006Z","digest":"DIGEST","error":"context canceled","name":"[2/2] RUN make","started":"1970-01-01T00:00:00Z"}]}
         "#);
     }
 
