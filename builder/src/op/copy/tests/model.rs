@@ -101,6 +101,18 @@ struct Instruction {
     owner: Option<(u32, u32)>,
     mode: Option<u32>,
     exclude: Option<String>,
+    /// `--parents`: what of the source, a directory, is copied.
+    include: Option<String>,
+}
+
+/// `**/x` is anything of that name, `x/*` all in a directory, a plain pattern what is at that place.
+fn matches(pattern: &str, path: &str) -> bool {
+    let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+    match (pattern.strip_prefix("**/"), pattern.strip_suffix("/*")) {
+        (Some(wanted), _) => wanted == name,
+        (_, Some(wanted)) => wanted == directory,
+        _ => pattern == path,
+    }
 }
 
 impl Instruction {
@@ -126,8 +138,16 @@ impl Instruction {
         if !source.is_empty() && !from.contains_key(&source) {
             return Err(Wrong);
         }
+        if self
+            .include
+            .as_ref()
+            .is_some_and(|path| !path.contains('*') && !from.contains_key(&format!("{source}/{path}")))
+        {
+            return Err(Wrong);
+        }
         let made = self.mode.map_or(0o755, |mode| mode & 0o777);
-        let base = if self.destination.ends_with('/') { &*self.destination } else { parent(&self.destination) };
+        let into = self.destination.ends_with('/') || self.include.is_some();
+        let base = if into { &*self.destination } else { parent(&self.destination) };
         let base = follow(to, base, 0)?;
         make(to, &base, made, self.owner)?;
         let mut target = follow(to, &self.destination, 0)?;
@@ -138,7 +158,8 @@ impl Instruction {
             if !is_directory(to, &target) {
                 return Err(Wrong);
             }
-            self.inside(from, to, &source, &target, "")?;
+            let mut walk = Walk { copy: self, from, to, pending: Vec::new() };
+            walk.inside(&source, &target, "", self.include.is_none())?;
             let time = from.get(&source).map_or(NOW, |file| file.time);
             if let Some(file) = to.get_mut(&target) {
                 file.time = time;
@@ -150,35 +171,6 @@ impl Instruction {
         }
         make(to, parent(&target), made, self.owner)?;
         self.file(&from[&source], to, &target)
-    }
-
-    fn inside(&self, from: &Files, to: &mut Files, source: &str, target: &str, below: &str) -> Result<(), Wrong> {
-        for (name, file) in children(from, source) {
-            let below = format!("{below}/{name}");
-            // `**/x` is anything of that name, a plain pattern what is at that place.
-            let is_excluded = self.exclude.as_deref().is_some_and(|pattern| match pattern.strip_prefix("**/") {
-                Some(wanted) => wanted == name,
-                None => below[1..] == *pattern,
-            });
-            if is_excluded {
-                continue;
-            }
-            let (source, target) = (format!("{source}/{name}"), format!("{target}/{name}"));
-            if file.kind != Kind::Directory {
-                self.file(file, to, &target)?;
-                continue;
-            }
-            let owner = self.owner.unwrap_or(file.owner);
-            let new = File { owner, mode: self.mode.unwrap_or(file.mode), ..file.clone() };
-            match to.get(&target) {
-                None => insert(to, &target, new.clone()),
-                Some(there) if there.kind == Kind::Directory => {}
-                Some(_) => return Err(Wrong),
-            }
-            self.inside(from, to, &source, &target, &below)?;
-            to.insert(target, new);
-        }
-        Ok(())
     }
 
     fn file(&self, file: &File, to: &mut Files, target: &str) -> Result<(), Wrong> {
@@ -195,8 +187,67 @@ impl Instruction {
         Copy {
             mode: self.mode.map(Mode::Octal),
             exclude: self.exclude.iter().cloned().collect(),
+            include: self.include.iter().cloned().map(|path| vec![path]).next(),
+            required: self.include.iter().filter(|path| !path.contains('*')).cloned().collect(),
             ..action(&self.source, &self.destination)
         }
+    }
+}
+
+/// The copy of what is in a directory.
+struct Walk<'a> {
+    copy: &'a Instruction,
+    from: &'a Files,
+    to: &'a mut Files,
+    /// Directories above, which are made when something in them is copied.
+    pending: Vec<(String, File)>,
+}
+
+impl Walk<'_> {
+    fn inside(&mut self, source: &str, target: &str, below: &str, is_taken: bool) -> Result<(), Wrong> {
+        for (name, file) in children(self.from, source) {
+            let below = format!("{below}/{name}");
+            if self.copy.exclude.as_ref().is_some_and(|pattern| matches(pattern, &below[1..])) {
+                continue;
+            }
+            let is_taken = is_taken || self.copy.include.as_ref().is_some_and(|pattern| matches(pattern, &below[1..]));
+            let (source, target) = (format!("{source}/{name}"), format!("{target}/{name}"));
+            if file.kind == Kind::Directory && !is_taken {
+                self.pending.push((target.clone(), file.clone()));
+                self.inside(&source, &target, &below, false)?;
+                self.pending.retain(|(path, _)| *path != target);
+            } else if file.kind == Kind::Directory {
+                self.make_parents()?;
+                let owner = self.copy.owner.unwrap_or(file.owner);
+                let new = File { owner, mode: self.copy.mode.unwrap_or(file.mode), ..file.clone() };
+                match self.to.get(&target) {
+                    None => insert(self.to, &target, new.clone()),
+                    Some(there) if there.kind == Kind::Directory => {}
+                    Some(_) => return Err(Wrong),
+                }
+                self.inside(&source, &target, &below, true)?;
+                self.to.insert(target, new);
+            } else if is_taken {
+                self.make_parents()?;
+                self.copy.file(file, self.to, &target)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// New ones are like their sources, those that are there only get the mode.
+    fn make_parents(&mut self) -> Result<(), Wrong> {
+        for (path, file) in self.pending.drain(..) {
+            match self.to.get_mut(&path) {
+                Some(there) if there.kind == Kind::Directory => there.mode = file.mode,
+                Some(_) => return Err(Wrong),
+                None => {
+                    let owner = self.copy.owner.unwrap_or(file.owner);
+                    insert(self.to, &path, File { owner, mode: self.copy.mode.unwrap_or(file.mode), ..file });
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -281,8 +332,14 @@ fn instructions() -> impl Strategy<Value = Instruction> {
     let owner = prop::option::weighted(0.3, (5..7u32, 5..7u32));
     let mode = prop::option::weighted(0.3, prop::sample::select(vec![0o700, 0o2644]));
     let pattern = prop::sample::select(vec!["a", "**/b", "a/b", "**/c.d"]).prop_map(str::to_owned);
-    (source, destination, owner, mode, prop::option::weighted(0.3, pattern)).prop_map(
-        |(source, destination, owner, mode, exclude)| Instruction { source, destination, owner, mode, exclude },
+    let exclude = prop::option::weighted(0.3, pattern);
+    let parents = prop::sample::select(vec!["a", "a/b", "**/b", "b/*", "**/c.d"]).prop_map(str::to_owned);
+    let include = prop::option::weighted(0.4, parents);
+    (source, destination, owner, mode, exclude, include).prop_map(
+        |(source, destination, owner, mode, exclude, include)| {
+            let include = include.filter(|_| !source.contains('*'));
+            Instruction { source, destination, owner, mode, exclude, include }
+        },
     )
 }
 
