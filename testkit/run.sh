@@ -31,6 +31,7 @@ programs='
     qemu-aarch64-static qemu-user-static
     readelf binutils
     setpriv util-linux
+    strace strace
     newuidmap uidmap
 '
 # runc and mount helpers live where an ordinary user's path does not look.

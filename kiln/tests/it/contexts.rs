@@ -1,9 +1,10 @@
 //! Contexts that are directories: what is in them, what is left out, and what is said about it.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use kiln_testkit::{Bed, DockerRegistry, Image, Layer, Source, flatten};
+use kiln_testkit::{Bed, DockerRegistry, Image, Layer, Need, Source, flatten, host};
 
 use crate::fixture::{bed, build, dockerfile, unable};
 
@@ -60,6 +61,32 @@ fn only_what_is_needed_is_looked_at() {
     bed.write("context/src/socket-like", "");
     let found = files(&bed, &[]);
     assert_eq!(found.keys().collect::<Vec<_>>(), ["out", "out/deep.c", "out/main.c"]);
+}
+
+#[test]
+fn of_very_many_files_three_are_opened() {
+    if unable() || host().lacks(&[Need::Tool("strace")]) {
+        return;
+    }
+    let bed = bed();
+    dockerfile(&bed, "context", "FROM scratch\nCOPY */wanted /out/\nCOPY */*/wanted* /more/\n");
+    for number in 0..20_000 {
+        let folder = bed.path(format!("context/{}", number % 100));
+        if number < 100 {
+            fs::create_dir_all(&folder).expect("a folder");
+        }
+        fs::write(folder.join(format!("other{number}")), "x").expect("a file");
+    }
+    for number in 0..3 {
+        bed.write(format!("context/{number}/wanted"), number.to_string());
+    }
+    let mut traced = build(&bed, "context").args(["-o", "type=oci,dest=image.tar"]);
+    let words = ["-f", "--seccomp-bpf", "-qq", "-s", "4096", "-e", "trace=open,openat,openat2", "-o", "trace"];
+    traced.run_by("strace", words.map(OsString::from));
+    traced.run().success();
+    let trace = fs::read_to_string(bed.path("trace")).expect("the trace");
+    let opened = |name: &str| trace.lines().filter(|line| line.contains(name)).count();
+    assert_eq!((opened("/wanted\""), opened("wanted\""), opened("other")), (3, 3, 0), "{trace}");
 }
 
 #[test]
