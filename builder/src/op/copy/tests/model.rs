@@ -80,7 +80,11 @@ fn make(files: &mut Files, path: &str, mode: u32, owner: Option<(u32, u32)>) -> 
         return Err(Wrong);
     }
     make(files, parent(path), mode, owner)?;
-    insert(files, path, File { kind: Kind::Directory, mode, owner: owner.unwrap_or((0, 0)), time: NOW });
+    // What a directory with the set-group-id bit does to those made in it.
+    let above = files.get(parent(path)).filter(|above| above.mode & 0o2000 != 0);
+    let mode = mode | above.map_or(0, |_| 0o2000);
+    let owner = owner.unwrap_or((0, above.map_or(0, |above| above.owner.1)));
+    insert(files, path, File { kind: Kind::Directory, mode, owner, time: NOW });
     Ok(())
 }
 
@@ -292,7 +296,8 @@ fn paths() -> impl Strategy<Value = String> {
     prop::collection::vec(name, 1..4).prop_map(|names| format!("/{}", names.join("/")))
 }
 
-fn trees() -> impl Strategy<Value = Files> {
+/// Trees whose directories mostly have this mode.
+fn trees(usual: u32) -> impl Strategy<Value = Files> {
     let target = prop_oneof![paths(), Just("..".to_owned()), Just("b".to_owned()), Just("../a/b".to_owned())];
     let kind = prop_oneof![
         4 => "[xyz]{0,2}".prop_map(Kind::File),
@@ -304,13 +309,13 @@ fn trees() -> impl Strategy<Value = Files> {
         let mode = if matches!(kind, Kind::Link(_)) { 0o777 } else { mode };
         File { kind, mode, owner: (owner, owner), time }
     });
-    prop::collection::vec((paths(), file), 0..10).prop_map(|all| {
+    prop::collection::vec((paths(), file), 0..10).prop_map(move |all| {
         let mut files = Files::new();
         for (path, file) in all {
             let above: Vec<&str> = path.match_indices('/').skip(1).map(|(slash, _)| &path[..slash]).collect();
             let fits = above.iter().all(|above| !files.contains_key(*above) || is_directory(&files, above));
             if fits && !files.contains_key(&path) {
-                let directory = File { kind: Kind::Directory, mode: 0o750, owner: (0, 0), time: 2 };
+                let directory = File { kind: Kind::Directory, mode: usual, owner: (0, 0), time: 2 };
                 for above in above {
                     files.entry(above.to_owned()).or_insert_with(|| directory.clone());
                 }
@@ -328,7 +333,7 @@ fn instructions() -> impl Strategy<Value = Instruction> {
         2 => paths().prop_map(|path| format!("{path}*")),
         1 => paths().prop_map(|path| format!("{path}/*")),
     ];
-    let destination = (paths(), any::<bool>()).prop_map(|(path, into)| if into { path + "/" } else { path });
+    let destination = prop_oneof![5 => paths(), 4 => paths().prop_map(|path| path + "/"), 1 => Just("/".to_owned())];
     let owner = prop::option::weighted(0.3, (5..7u32, 5..7u32));
     let mode = prop::option::weighted(0.3, prop::sample::select(vec![0o700, 0o2644]));
     let pattern = prop::sample::select(vec!["a", "**/b", "a/b", "**/c.d"]).prop_map(str::to_owned);
@@ -348,7 +353,7 @@ fn copies_are_those_of_the_model() {
     let stage = Stage::new();
     let done = Cell::new(0);
     let config = ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() };
-    let all = (trees(), trees(), prop::collection::vec(instructions(), 1..4));
+    let all = (trees(0o750), trees(0o711), prop::collection::vec(instructions(), 1..4));
     let result = TestRunner::new(config).run(&all, |(start, source, copies)| {
         let (from, mut to) = (node(&source), start.clone());
         let mut overlay = stage.overlay(&node(&start));
