@@ -83,6 +83,8 @@ pub enum Output {
     Local {
         /// Where.
         directory: PathBuf,
+        /// Whether each platform has a folder of its own; `None`: where there may be several.
+        split: Option<bool>,
     },
     /// Nothing but what the cache keeps.
     CacheOnly,

@@ -66,7 +66,7 @@ fn path_of(output: &Output) -> Option<&Path> {
         Output::Oci { destination: Destination::File(path), .. }
         | Output::Docker { destination: Destination::File(path), .. }
         | Output::Tar { destination: Destination::File(path) }
-        | Output::Local { directory: path } => Some(path),
+        | Output::Local { directory: path, .. } => Some(path),
         _ => None,
     }
 }
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn files_only() {
         let mut request = request(&[]);
-        request.outputs.push(Output::Local { directory: "/x/out".into() });
+        request.outputs.push(Output::Local { directory: "/x/out".into(), split: None });
         let result = BuildResult { image: None, ..result(&[], &[]) };
         assert_snapshot!(drawn(&request, &result), @r"
 

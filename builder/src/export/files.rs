@@ -14,15 +14,48 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::archive::TarSink;
+use crate::error::BuildError;
 use crate::op::content::Contents;
-use crate::op::files::{FileKind, FileMeta, FileNode, Inode, Name, join};
+use crate::op::files::{FileKind, FileMeta, FileNode, Inode, Name, display, join};
 
-/// The files of one platform, and the folder they go to; none where there is one platform only.
+/// The files of one platform, and the folder they go to; none where all go to the same place.
 pub struct Part {
+    /// `linux/amd64`.
+    pub platform: String,
     /// `linux_amd64`.
     pub folder: Option<String>,
     /// The files.
     pub tree: Arc<FileNode>,
+}
+
+/// Looks whether parts that go to the same place have no file in common.
+///
+/// # Errors
+/// When a file of one would be replaced with that of another.
+pub fn check_apart(parts: &[Part]) -> Result<(), BuildError> {
+    let mut taken = HashMap::new();
+    let mut shared = parts.iter().filter(|part| part.folder.is_none());
+    shared.try_for_each(|part| take(&part.tree, &mut Vec::new(), &part.platform, &mut taken))
+}
+
+fn take<'a>(
+    node: &FileNode,
+    path: &mut Vec<Name>,
+    platform: &'a str,
+    taken: &mut HashMap<Vec<Name>, &'a str>,
+) -> Result<(), BuildError> {
+    for (name, child) in &node.children {
+        path.push(name.clone());
+        if child.meta.kind == FileKind::Directory {
+            take(child, path, platform, taken)?;
+        } else if let Some(first) = taken.insert(path.clone(), platform) {
+            let path = display(path);
+            return Err(BuildError::input(format!("cannot overwrite {path} from {first} with {platform}"))
+                .hint("leave out `platform-split=false`"));
+        }
+        path.pop();
+    }
+    Ok(())
 }
 
 /// Writes trees as a tar stream: everything but the roots themselves, in order. With an
@@ -32,7 +65,7 @@ pub struct Part {
 /// When a file cannot be read or the stream not be written.
 pub fn tar(parts: &[Part], contents: &Contents, epoch: Option<i64>, output: impl Write) -> io::Result<()> {
     let mut writer = Tar { contents, epoch, links: HashMap::new(), sink: TarSink::new(output) };
-    for Part { folder, tree } in parts {
+    for Part { folder, tree, .. } in parts {
         let mut path = Vec::new();
         if let Some(folder) = folder {
             path.push(Name::from(folder.as_bytes()));
@@ -124,7 +157,7 @@ pub enum Owners {
 /// When something cannot be read or written.
 pub fn directories(parts: &[Part], contents: &Contents, epoch: Option<i64>, target: &File) -> io::Result<Vec<String>> {
     let mut skipped = Vec::new();
-    for Part { folder, tree } in parts {
+    for Part { folder, tree, .. } in parts {
         let below = match folder {
             Some(folder) => {
                 match mkdirat(target, folder, Mode::from_raw_mode(0o755)) {

@@ -157,7 +157,7 @@ impl Exporter<'_> {
             Output::Oci { destination, layers, .. } => self.archive(&*self.images(made, *layers)?, destination, false),
             Output::Docker { destination, layers } => self.archive(&*self.images(made, *layers)?, destination, true),
             Output::Tar { destination } => self.tar(destination),
-            Output::Local { directory } => self.local(directory),
+            Output::Local { directory, split } => self.local(directory, *split),
         }
     }
 
@@ -191,7 +191,7 @@ impl Exporter<'_> {
     fn tar(&self, destination: &Destination) -> Result<(), BuildError> {
         let step = self.work.steps.start("exporting to tarball");
         let write = || -> Result<(), BuildError> {
-            let (parts, contents) = self.files()?;
+            let (parts, contents) = self.files(None)?;
             let mut stream = self.client.results.stream(destination).map_err(|error| write_failed(&error))?;
             files::tar(&parts, &contents, self.epoch(), &mut stream).map_err(|error| write_failed(&error))?;
             stream.finish().map_err(|error| write_failed(&error))
@@ -199,10 +199,11 @@ impl Exporter<'_> {
         step.end(write())
     }
 
-    fn local(&self, directory: &std::path::Path) -> Result<(), BuildError> {
+    fn local(&self, directory: &std::path::Path, split: Option<bool>) -> Result<(), BuildError> {
         let step = self.work.steps.start("exporting to client directory");
         let write = || -> Result<(), BuildError> {
-            let (parts, contents) = self.files()?;
+            let (parts, contents) = self.files(split)?;
+            files::check_apart(&parts)?;
             let target = self.client.results.directory(directory).map_err(|error| write_failed(&error))?;
             let skipped =
                 files::directories(&parts, &contents, self.epoch(), &target).map_err(|error| write_failed(&error))?;
@@ -220,15 +221,15 @@ impl Exporter<'_> {
         self.planned.plans.iter().find_map(|plan| plan.epoch)
     }
 
-    /// The files of all platforms, each in a folder of its own where there may be several.
-    fn files(&self) -> Result<(Vec<Part>, Contents), BuildError> {
+    /// The files of all platforms, each in a folder of its own if `split`.
+    fn files(&self, split: Option<bool>) -> Result<(Vec<Part>, Contents), BuildError> {
         let layers = &self.work.layers;
         let mut parts = Vec::new();
         for plan in &self.planned.plans {
             let chain = self.solution.chain(plan.root);
             layers.directories(&chain)?;
-            let folder = self.planned.is_index.then(|| folder(&plan.platform));
-            parts.push(Part { folder, tree: layers.files(&chain)? });
+            let folder = split.unwrap_or(self.planned.is_index).then(|| folder(&plan.platform));
+            parts.push(Part { platform: plan.platform.format_all(), folder, tree: layers.files(&chain)? });
         }
         Ok((parts, Contents::new(layers.clone(), self.store.clone())))
     }

@@ -24,11 +24,21 @@ pub struct Parsed {
 }
 
 /// Every key that some kind of output takes.
-const KEYS: [&str; 9] =
-    ["type", "dest", "tar", "compression", "force-compression", "rewrite-timestamp", "name", "push", "oci-mediatypes"];
+const KEYS: [&str; 10] = [
+    "type",
+    "dest",
+    "tar",
+    "compression",
+    "force-compression",
+    "rewrite-timestamp",
+    "name",
+    "push",
+    "oci-mediatypes",
+    "platform-split",
+];
 
 /// Keys that other builders know and kiln does not yet.
-const LATER: [&str; 12] = [
+const LATER: [&str; 11] = [
     "compression-level",
     "source-date-epoch",
     "push-by-digest",
@@ -38,7 +48,6 @@ const LATER: [&str; 12] = [
     "dangling-name-prefix",
     "name-canonical",
     "oci-artifact",
-    "platform-split",
     "mode",
     "context",
 ];
@@ -55,6 +64,7 @@ struct Fields {
     clamp: Option<bool>,
     names: Vec<Reference>,
     push: Option<bool>,
+    split: Option<bool>,
 }
 
 /// Reads the value of one `--output`. Relative paths are taken from `current`.
@@ -72,7 +82,7 @@ pub fn parse(text: &str, current: &Path) -> Result<Parsed, BuildError> {
     {
         let output = match &**only {
             "-" => Output::Tar { destination: Destination::Stdout },
-            directory => Output::Local { directory: current.join(directory) },
+            directory => Output::Local { directory: current.join(directory), split: None },
         };
         return Ok(Parsed { output, names: Vec::new() });
     }
@@ -97,6 +107,7 @@ impl Fields {
             "dest" => self.destination = Some(value.to_owned()),
             "tar" => self.tar = Some(truth()?),
             "push" => self.push = Some(truth()?),
+            "platform-split" => self.split = Some(truth()?),
             "compression" => self.compression = Some(compression(value)?),
             "force-compression" => self.force = Some(truth()?),
             "rewrite-timestamp" => self.clamp = Some(truth()?),
@@ -137,6 +148,7 @@ impl Fields {
         };
         belongs("tar", self.tar.is_some(), &["oci", "docker"])?;
         belongs("push", self.push.is_some(), &["image", "registry"])?;
+        belongs("platform-split", self.split.is_some(), &["local"])?;
         let images = ["image", "registry", "oci", "docker"];
         belongs("compression", self.compression.is_some(), &images)?;
         belongs("force-compression", self.force.is_some(), &images)?;
@@ -162,7 +174,7 @@ impl Fields {
                 Some("-") => {
                     return Err(BuildError::input("a directory cannot go to standard output").hint("use `type=tar`"));
                 }
-                Some(path) => Output::Local { directory: current.join(path) },
+                Some(path) => Output::Local { directory: current.join(path), split: self.split },
             },
             "oci" => {
                 let destination = stream();
@@ -246,7 +258,7 @@ pub fn check_destinations(outputs: &[Output], stdout_is_terminal: bool) -> Resul
     for output in outputs {
         match output {
             Output::Oci { destination: Destination::File(path), tar: false, .. }
-            | Output::Local { directory: path } => {
+            | Output::Local { directory: path, .. } => {
                 if path.exists() && !path.is_dir() {
                     return Err(BuildError::input(format!("destination directory `{}` is a file", path.display())));
                 }
@@ -322,11 +334,11 @@ mod tests {
 
     #[test]
     fn the_short_forms() {
-        good("out", Output::Local { directory: "/here/out".into() });
-        good("/abs", Output::Local { directory: "/abs".into() });
+        good("out", Output::Local { directory: "/here/out".into(), split: None });
+        good("/abs", Output::Local { directory: "/abs".into(), split: None });
         good("-", Output::Tar { destination: Destination::Stdout });
         // A directory may have an equals sign in its name; buildx takes it so too.
-        good("a=b", Output::Local { directory: "/here/a=b".into() });
+        good("a=b", Output::Local { directory: "/here/a=b".into(), split: None });
     }
 
     #[test]
@@ -348,7 +360,12 @@ mod tests {
         good("type=registry", Output::Image { push: true, layers });
         good("type=image,push=1", Output::Image { push: true, layers });
         good("type=tar,dest=-", Output::Tar { destination: Destination::Stdout });
-        good("type=local,dest=x,x-anything=1", Output::Local { directory: "/here/x".into() });
+        good(
+            "type=local,dest=x,platform-split=false",
+            Output::Local { directory: "/here/x".into(), split: Some(false) },
+        );
+        bad("type=tar,platform-split=1", "it belongs to: local");
+        good("type=local,dest=x,x-anything=1", Output::Local { directory: "/here/x".into(), split: None });
     }
 
     #[test]
@@ -385,7 +402,7 @@ mod tests {
         let layers = LayerOptions { compression: Compression::Zstd, ..LayerOptions::default() };
         let one = combine(vec![Output::Image { push: false, layers }], true, false).unwrap();
         assert_eq!(one, [Output::Image { push: true, layers }]);
-        let local = Output::Local { directory: "x".into() };
+        let local = Output::Local { directory: "x".into(), split: None };
         assert_eq!(combine(vec![local.clone()], true, true).unwrap().len(), 2);
         assert_eq!(combine(vec![local], false, true).unwrap().len(), 2);
         assert!(combine(Vec::new(), false, true).unwrap().is_empty());
@@ -403,7 +420,7 @@ mod tests {
         assert!(check_destinations(&tar(path("file")), true).is_ok());
         assert!(check_destinations(&tar(directory.path().to_owned()), true).is_err());
         assert!(check_destinations(&tar(path("no/new")), true).is_err());
-        assert!(check_destinations(&[Output::Local { directory: path("file") }], true).is_err());
+        assert!(check_destinations(&[Output::Local { directory: path("file"), split: None }], true).is_err());
         let stdout = [Output::Tar { destination: Destination::Stdout }];
         assert!(check_destinations(&stdout, true).is_err());
         assert!(check_destinations(&stdout, false).is_ok());

@@ -98,6 +98,23 @@ fn files_of_platforms_have_folders() {
 }
 
 #[test]
+fn files_of_platforms_can_share_a_folder() {
+    let bed = bed();
+    files(&bed);
+    let clash = build(&bed).args(["-o", "type=local,dest=all,platform-split=false"]).run().failure();
+    clash.says(&["cannot overwrite /f from linux/amd64 with linux/arm64", "platform-split=false"]);
+    assert!(!bed.path("all").exists());
+    dockerfile(&bed, "ctx", "FROM scratch\nARG TARGETARCH\nCOPY f-$TARGETARCH /d/\n");
+    build(&bed).args(["-o", "type=local,dest=all,platform-split=false"]).run().success();
+    for name in ["f-amd64", "f-arm64"] {
+        assert_eq!(fs::read_to_string(bed.path("all/d").join(name)).expect("a file"), name);
+    }
+    let one = bed.kiln(["build", "--platform=linux/arm64", "-o", "type=local,dest=one,platform-split=true", "ctx"]);
+    one.run().success();
+    assert!(bed.path("one/linux_arm64/d/f-arm64").is_file());
+}
+
+#[test]
 fn what_a_set_of_platforms_cannot_be_is_refused_before_anything_is_built() {
     if unable() {
         return;
