@@ -137,7 +137,7 @@ impl Error {
             Self::Unauthorized { host, known: true, .. } => {
                 format!("the image may not exist, or the login for {host} has no right to it")
             }
-            Self::Unreachable { host, cause: Unreachable::Refused } => format!("is a registry running at {host}?"),
+            Self::Unreachable { host, cause: Unreachable::Refused } => format!("is a server running at {host}?"),
             Self::Unreachable { cause: Unreachable::Dns, .. } => {
                 "check the spelling of the host name, and that this machine has a network".to_owned()
             }
