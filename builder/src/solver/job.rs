@@ -358,6 +358,6 @@ fn prefetch(context: &LocalContext, op: &FileOp) -> Result<(), BuildError> {
     }
     context.digest_all(&files).map_err(|error| {
         let is_change = layers::is_changed(&error);
-        BuildError { is_change, ..BuildError::input(chain(&error)) }
+        BuildError { is_change, hint: error.hint(), ..BuildError::input(chain(&error)) }
     })
 }

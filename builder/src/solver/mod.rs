@@ -162,8 +162,8 @@ struct Run<'s> {
     slots: Slots,
 }
 
-/// A directory of the client, walked by the first who needs it.
-type Walked = OnceLock<Result<Arc<LocalContext>, String>>;
+/// A directory of the client, walked by the first who needs it; or why it could not be, and what to do.
+type Walked = OnceLock<Result<Arc<LocalContext>, (String, Option<String>)>>;
 
 /// Limits how many commands run at once.
 struct Slots {
@@ -439,11 +439,12 @@ impl<'s> Run<'s> {
                     .open(&local.name)
                     .map_err(|error| BuildError::input(format!("cannot open the {shown}: {error}")))?;
                 let memo = Memo::open(self.solver.store, &root.path);
-                LocalContext::walk(root, &local.follow_paths, memo).map_err(|error| BuildError::input(chain(&error)))
+                LocalContext::walk(root, &local.follow_paths, memo)
+                    .map_err(|error| BuildError { hint: error.hint(), ..BuildError::input(chain(&error)) })
             };
-            step.end(walk()).map(Arc::new).map_err(|error| error.message)
+            step.end(walk()).map(Arc::new).map_err(|error| (error.message, error.hint))
         });
-        walked.clone().map_err(BuildError::input)
+        walked.clone().map_err(|(message, hint)| BuildError { hint, ..BuildError::input(message) })
     }
 }
 

@@ -51,6 +51,18 @@ pub enum LocalError {
     },
 }
 
+impl LocalError {
+    /// Returns what may be done about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("make it readable for the user who builds, or leave it out with .dockerignore".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
 /// A file is not the one that was walked any more.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` of the build context changed while the build was reading it")]
@@ -238,5 +250,17 @@ pub(super) fn identity(stat: &rustix::fs::Stat) -> Stat {
         size: u64::try_from(stat.st_size).unwrap_or(0),
         mtime: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
         ctime: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_not_be_read_is_no_riddle() {
+        let read = |kind: io::ErrorKind| LocalError::Read { path: "f".to_owned(), source: kind.into() };
+        assert!(read(io::ErrorKind::PermissionDenied).hint().is_some_and(|hint| hint.contains(".dockerignore")));
+        assert_eq!(read(io::ErrorKind::NotFound).hint(), None);
     }
 }
