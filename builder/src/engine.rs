@@ -230,7 +230,7 @@ pub(crate) fn program<'a>(
 fn ownership(footing: &Footing) -> Ownership {
     match footing.ids {
         // The same ids, and yet other marks of overlays.
-        Ids::Host if footing.isolation == Some(Isolation::UserNamespace) => Ownership::Mapped { first: 1 },
+        Ids::Host if footing.isolation != Some(Isolation::Root) => Ownership::Mapped { first: 1 },
         Ids::Host => Ownership::Real,
         Ids::Mapped { first } => Ownership::Mapped { first },
         Ids::Single => Ownership::Recorded,

@@ -23,6 +23,7 @@
 
 mod cancel;
 mod cgroup;
+mod cover;
 pub mod emulation;
 mod error;
 mod hosts;

@@ -5,11 +5,11 @@
 //! leaves the others alone. What changed afterwards has a younger change time, which no program can set; all the rest is
 //! deleted, and what is missing gets a whiteout, so that in the end the directory is what an overlay would have left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::WHITEOUT_MARK;
+use crate::cover::Cover;
+use crate::stub::KEPT;
 
 /// Where copies stand, inside the work directory of a root.
 pub const COPIES: &str = "copies";
@@ -37,27 +39,39 @@ fn change_time(metadata: &Metadata) -> ChangeTime {
     (metadata.ctime(), metadata.ctime_nsec())
 }
 
-/// Copies layers, top first, into the new directory `name` in `copies`, and returns its path.
+/// Copies layers as [`copy_layers`]. If it is the copy that the command changes, nothing else will change it.
 pub fn assemble(layers: &[PathBuf], copies: &Path, name: &str) -> io::Result<PathBuf> {
-    match mkdirat(CWD, copies, Mode::RWXU) {
-        Err(Errno::EXIST) => {}
-        made => made?,
-    }
-    let copy = copies.join(name);
-    mkdirat(CWD, &copy, Mode::RWXU)?;
-    fill(layers, &copy)?;
-    if let Some(top) = layers.first() {
-        // The path may lead through a descriptor: it is followed.
-        adopt(&fs::canonicalize(top)?, &fs::metadata(top)?, &copy)?;
-    }
+    let copy = copy_layers(layers, copies, name)?;
     if name == ROOT {
         finish(copies)?;
     }
     Ok(copy)
 }
 
-/// Waits until what changes from now on has a younger change time than everything before.
-fn finish(copies: &Path) -> io::Result<()> {
+/// Copies layers, top first, into the new directory `name` in `copies`, and returns its path.
+pub fn copy_layers(layers: &[PathBuf], copies: &Path, name: &str) -> io::Result<PathBuf> {
+    match mkdirat(CWD, copies, Mode::RWXU) {
+        Err(Errno::EXIST) => {}
+        made => made?,
+    }
+    let copy = copies.join(name);
+    mkdirat(CWD, &copy, Mode::RWXU)?;
+    copy_into(layers, &copy)?;
+    Ok(copy)
+}
+
+/// Copies layers, top first, into a directory that is empty.
+pub fn copy_into(layers: &[PathBuf], target: &Path) -> io::Result<()> {
+    fill(layers, target)?;
+    match layers.first() {
+        // The path may lead through a descriptor: it is followed.
+        Some(top) => adopt(&fs::canonicalize(top)?, &fs::metadata(top)?, target),
+        None => fs::set_permissions(target, fs::Permissions::from_mode(0o755)),
+    }
+}
+
+/// Marks the copy that the command changes as complete, and waits until what changes from now on has a younger change time than everything before.
+pub fn finish(copies: &Path) -> io::Result<()> {
     let mark = copies.join(MARK);
     File::create_new(&mark)?;
     let made = change_time(&fs::metadata(&mark)?);
@@ -161,7 +175,8 @@ fn is_opaque(path: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-fn copy(source: &Path, metadata: &Metadata, target: &Path) -> io::Result<()> {
+/// Copies what is no directory; a socket, and a device without the right to make one, is left out.
+pub fn copy(source: &Path, metadata: &Metadata, target: &Path) -> io::Result<()> {
     let kind = metadata.file_type();
     if kind.is_file() {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -194,7 +209,8 @@ fn adopt(source: &Path, metadata: &Metadata, target: &Path) -> io::Result<()> {
     set_time(target, metadata)
 }
 
-fn set_time(path: &Path, metadata: &Metadata) -> io::Result<()> {
+/// Gives something the modification time that `metadata` name.
+pub fn set_time(path: &Path, metadata: &Metadata) -> io::Result<()> {
     let last_modification = Timespec { tv_sec: metadata.mtime(), tv_nsec: metadata.mtime_nsec() as _ };
     let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ };
     Ok(utimensat(CWD, path, &Timestamps { last_access, last_modification }, AtFlags::SYMLINK_NOFOLLOW)?)
@@ -221,15 +237,21 @@ fn copy_attributes(source: &Path, target: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes of the root's copy in `work`, if there is one, what an overlay would have left in `upper`. The command has ended.
-pub fn collect(work: &Path, lowers: &[PathBuf], upper: &Path) -> io::Result<()> {
+/// Makes of the root's copy in `work`, if there is one, what an overlay would have left in `upper`. The command has ended;
+/// what is covered in the copy, and what is in the directories of the kernel's file systems if anything is, counts as never
+/// touched.
+pub fn collect(work: &Path, lowers: &[PathBuf], upper: &Path, covers: &[Cover]) -> io::Result<()> {
     let copies = work.join(COPIES);
     let root = copies.join(ROOT);
     let Ok(mark) = fs::symlink_metadata(copies.join(MARK)) else { return Ok(()) };
     let since = change_time(&mark);
     // Deleting one of several names changes the time of the others: first everything is judged, then deleted.
-    let mut verdict = Verdict::default();
-    judge(&root, lowers, since, 0, &mut verdict)?;
+    let covered = covers.iter().map(|cover| cover.path.clone());
+    let mut verdict = Verdict { covered: covered.collect(), ..Verdict::default() };
+    judge(&root, Path::new(""), lowers, (since, 0), &mut verdict)?;
+    for path in &verdict.removed {
+        if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
+    }
     for path in &verdict.unchanged {
         let is_dir = fs::symlink_metadata(path)?.is_dir();
         match if is_dir { fs::remove_dir(path) } else { fs::remove_file(path) } {
@@ -254,6 +276,10 @@ pub fn collect(work: &Path, lowers: &[PathBuf], upper: &Path) -> io::Result<()> 
 /// What is to be done with a copy.
 #[derive(Default)]
 struct Verdict {
+    /// What is not the command's, below the root.
+    covered: HashSet<PathBuf>,
+    /// What is to go with all that is in it.
+    removed: Vec<PathBuf>,
     /// As they were; what is in a directory comes before it.
     unchanged: Vec<PathBuf>,
     /// What the layers have and the copy does not.
@@ -264,9 +290,9 @@ struct Verdict {
 
 fn judge(
     directory: &Path,
+    inside: &Path,
     lowers: &[PathBuf],
-    since: ChangeTime,
-    depth: usize,
+    (since, depth): (ChangeTime, usize),
     verdict: &mut Verdict,
 ) -> io::Result<()> {
     if depth > DEPTH {
@@ -280,12 +306,29 @@ fn judge(
         let entry = entry?;
         let (name, path) = (entry.file_name(), entry.path());
         let metadata = fs::symlink_metadata(&path)?;
+        let inside = inside.join(&name);
+        if verdict.covered.contains(&inside) {
+            verdict.removed.push(path);
+            names.push(name);
+            continue;
+        }
+        if is_the_kernels(&inside, verdict) && metadata.is_dir() {
+            for entry in fs::read_dir(&path)? {
+                verdict.removed.push(entry?.path());
+            }
+            if below.contains_key(&name) {
+                verdict.unchanged.push(path.clone());
+            }
+            verdict.directories.push((path, metadata));
+            names.push(name);
+            continue;
+        }
         if metadata.is_dir() {
             let lowers = match below.get(&name) {
                 Some(Shown::Directories(directories)) => &directories[..],
                 _ => &[],
             };
-            judge(&path, lowers, since, depth + 1, verdict)?;
+            judge(&path, &inside, lowers, (since, depth + 1), verdict)?;
         }
         if !is_changed(&metadata) {
             verdict.unchanged.push(path);
@@ -295,16 +338,23 @@ fn judge(
     if is_changed(&here) {
         names.sort();
         let missing = below.keys().filter(|name| names.binary_search(name).is_err());
-        verdict.missing.extend(missing.map(|name| directory.join(name)));
+        let missing = missing.filter(|name| !verdict.covered.contains(&inside.join(name)));
+        let missing: Vec<_> = missing.map(|name| directory.join(name)).collect();
+        verdict.missing.extend(missing);
     }
     verdict.directories.push((directory.to_owned(), here));
     Ok(())
 }
 
+/// Says whether something stands where the kernel's own file systems would be mounted, if anything could be.
+fn is_the_kernels(inside: &Path, verdict: &Verdict) -> bool {
+    !verdict.covered.is_empty() && KEPT.iter().any(|kept| inside == Path::new(kept))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
 
     fn names(directory: &Path) -> Vec<String> {
         let mut found = Vec::new();
@@ -341,7 +391,7 @@ mod tests {
         fs::remove_file(root.join("changed/two")).expect("a deletion");
         fs::remove_dir_all(root.join("new")).expect("a deletion");
 
-        collect(&at("work"), &lowers, &at("upper")).expect("it can be collected");
+        collect(&at("work"), &lowers, &at("upper"), &[]).expect("it can be collected");
         assert_eq!(names(&at("upper")), ["changed", "new"]);
         // The other name of the file has kept its content, as over an overlay, and the rest is as it was.
         assert_eq!(names(&at("upper/changed")), ["one", "two"]);
@@ -359,7 +409,7 @@ mod tests {
         fs::create_dir_all(at("upper")).expect("a directory");
         fs::create_dir_all(at("work")).expect("a directory");
         assemble(&[at("low")], &at("work/copies"), ROOT).expect("it can be copied");
-        collect(&at("work"), &[at("low")], &at("upper")).expect("it can be collected");
+        collect(&at("work"), &[at("low")], &at("upper"), &[]).expect("it can be collected");
         assert_eq!(names(&at("upper")), [""; 0]);
     }
 }

@@ -16,13 +16,14 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 
 use crate::cancel::{Cancel, timespec};
+use crate::cover::Cover;
 use crate::error::{RunError, SetupError};
 use crate::isolation::Isolation;
 use crate::program::Program;
 use crate::spec::{MountKind, Security, Spec};
 use crate::terminal::Terminal;
 use crate::wire::{self, Inbox, Message, Note, Plan, Stub};
-use crate::{hosts, init, plain, resolv, seccomp, stub};
+use crate::{cover, hosts, init, plain, resolv, seccomp, stub};
 
 /// How long the pipes are read after the command's last process has ended.
 const GRACE: Duration = Duration::from_secs(1);
@@ -132,7 +133,9 @@ fn execute(
     let mut ended = Ended::default();
     let watched = helper.watch(&mut ended, listener, &Limits { cancel, timeout: spec.timeout });
     helper.finish();
-    let collected = plain::collect(&spec.root.work, &spec.root.lowers, &spec.root.upper);
+    let collected = ended
+        .give_back(spec)
+        .and_then(|()| plain::collect(&spec.root.work, &spec.root.lowers, &spec.root.upper, &ended.covers));
     stub::remove(&spec.root.upper, &ended.stubs);
     stub::sweep(&spec.root.work);
     for mount in &spec.mounts {
@@ -216,6 +219,7 @@ pub(crate) fn shown(time: Duration) -> String {
 #[derive(Default)]
 struct Ended {
     stubs: Vec<Stub>,
+    covers: Vec<Cover>,
     failure: Option<SetupError>,
     outcome: Option<Outcome>,
     is_cancelled: bool,
@@ -224,9 +228,20 @@ struct Ended {
 }
 
 impl Ended {
+    /// Where directories of the host were copied for the command, keeps what it wrote, unless it was killed.
+    fn give_back(&self, spec: &Spec) -> io::Result<()> {
+        match self.outcome {
+            Some(outcome) if !outcome.is_killed() && !self.is_cancelled => {
+                cover::give_back(&spec.root.work.join(plain::COPIES).join(plain::ROOT), &self.covers)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn hear(&mut self, message: Message) {
         match message {
             Message::Stub(stub) => self.stubs.push(stub),
+            Message::Cover(cover) => self.covers.push(cover),
             // Passed on at once.
             Message::Warning(_) | Message::Note(_) | Message::Identity(..) => {}
             Message::Failed(error) => self.failure = Some(error),

@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::cover::Cover;
 use crate::error::SetupError;
 use crate::spec::Spec;
 
@@ -38,6 +39,8 @@ pub struct Plan {
 pub enum Message {
     /// A mount point was made in the upper directory and must go at the end.
     Stub(Stub),
+    /// Something of the builder's is in the copy that the command changes.
+    Cover(Cover),
     /// Something in the upper directory is to be something else in the layer.
     Note(Note),
     /// The user and group that the command runs as.

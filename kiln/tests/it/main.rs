@@ -5,6 +5,7 @@
 mod attacks;
 mod caches;
 mod checks;
+mod chroot;
 mod commands;
 mod contexts;
 mod damage;

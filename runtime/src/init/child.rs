@@ -19,14 +19,21 @@ use crate::init::mount::{Attributes, Refusal, Workshop};
 use crate::init::source::Source;
 use crate::init::user::Identity;
 use crate::init::walk::{Missing, walk};
-use crate::init::{answer, devices, emulate, environment, exec, kernel_files, mount, overlay, privilege, source, user};
+use crate::init::{
+    answer, chroot, devices, emulate, environment, exec, kernel_files, mount, overlay, privilege, source, user,
+};
+use crate::isolation::Isolation;
 use crate::spec::{Mount, MountKind, Network, Security, Spec};
 use crate::wire::{self, Message, Plan, Stub};
 use crate::{plain, stub, sys};
 
 /// Builds the sandbox and becomes the command; returns only what prevented it.
 pub fn run(socket: &UnixStream, plan: Plan, group: &Group, door: Option<&UnixStream>) -> SetupError {
-    match build(socket, &plan, group, door) {
+    let built = match plan.spec.isolation {
+        Isolation::Chroot => chroot::build(socket, &plan, group),
+        _ => build(socket, &plan, group, door),
+    };
+    match built {
         Ok(environment) => exec::exec(&plan.spec.args, &environment),
         Err(error) => error,
     }
@@ -71,7 +78,7 @@ fn build(
     let identity = files.resolve(&spec.user)?;
     let home = files.home(identity.uid);
     let owner = (identity.uid, identity.gid);
-    walk(&root, &spec.cwd, Missing::Make { owner }).map_err(|error| bad_directory(spec, &error))?;
+    working_directory(&root, spec, owner)?;
 
     mount_kernel(&root, plan, &place.workshop, devices)?;
     for (path, name) in [("/etc/hosts", "hosts"), ("/etc/resolv.conf", "resolv.conf")] {
@@ -90,7 +97,7 @@ fn build(
     }
 
     // Mounts may have covered it.
-    let cwd = walk(&root, &spec.cwd, Missing::Make { owner: (0, 0) }).map_err(|error| bad_directory(spec, &error))?;
+    let cwd = working_directory(&root, spec, (0, 0))?;
     enter(&root)?;
     rustix::process::fchdir(&cwd).map_err(|error| bad_directory(spec, &error.into()))?;
     // A directory that was reached through a leaked descriptor would lie outside (CVE-2024-21626).
@@ -145,7 +152,8 @@ fn leave_namespaces(spec: &Spec) -> Result<(), SetupError> {
     Ok(())
 }
 
-fn join_network(path: &Path) -> Result<(), SetupError> {
+/// Moves into a network namespace.
+pub fn join_network(path: &Path) -> Result<(), SetupError> {
     let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .doing(|| "open the private network".to_owned())?;
     let kind = Some(LinkNameSpaceType::Network);
@@ -186,6 +194,11 @@ impl Place {
     }
 }
 
+/// Opens the working directory; what of it is missing is made for `owner`.
+pub fn working_directory(root: &OwnedFd, spec: &Spec, owner: (u32, u32)) -> Result<OwnedFd, SetupError> {
+    walk(root, &spec.cwd, Missing::Make { owner }).map_err(|error| bad_directory(spec, &error))
+}
+
 fn bad_directory(spec: &Spec, error: &std::io::Error) -> SetupError {
     SetupError::WorkingDirectory { path: spec.cwd.clone(), reason: reason(error) }
 }
@@ -205,8 +218,8 @@ fn mount_kernel(root: &OwnedFd, plan: &Plan, workshop: &Workshop, devices: Attri
 }
 
 /// Returns the mounts in the order of their targets; of equal targets only the last.
-fn ordered(mounts: &[Mount], sources: Vec<Source>) -> Vec<(usize, Source)> {
-    let mut ordered: Vec<(PathBuf, usize, Source)> = mounts
+pub fn ordered<T>(mounts: &[Mount], sources: Vec<T>) -> Vec<(usize, T)> {
+    let mut ordered: Vec<(PathBuf, usize, T)> = mounts
         .iter()
         .zip(sources)
         .enumerate()
@@ -251,12 +264,17 @@ fn attach(
     report: &dyn Fn(Stub),
 ) -> Result<(), SetupError> {
     let target = walk(root, path, Missing::Stub { is_dir, report }).map_err(|error| Refusal::from(error).at(path))?;
-    // The kernel would only say "invalid argument".
-    let stat = rustix::fs::fstat(&target).map_err(|error| Refusal::from(error).at(path))?;
+    same_kind(&target, is_dir, path)?;
+    tree.attach(&target).map_err(|refusal| refusal.at(path))
+}
+
+/// Fails where a directory is to cover something else, or the other way round: the kernel would only say "invalid argument".
+pub fn same_kind(target: &OwnedFd, is_dir: bool, path: &str) -> Result<(), SetupError> {
+    let stat = rustix::fs::fstat(target).map_err(|error| Refusal::from(error).at(path))?;
     match (is_dir, FileType::from_raw_mode(stat.st_mode).is_dir()) {
         (true, false) => Err(Refusal::from(Errno::NOTDIR).at(path)),
         (false, true) => Err(Refusal::from(Errno::ISDIR).at(path)),
-        _ => tree.attach(&target).map_err(|refusal| refusal.at(path)),
+        _ => Ok(()),
     }
 }
 
@@ -272,7 +290,8 @@ fn enter(root: &OwnedFd) -> Result<(), SetupError> {
     rustix::process::chdir("/").doing(|| "enter the new root".to_owned())
 }
 
-fn give_up_rights(socket: &UnixStream, plan: &Plan, identity: &Identity) -> Result<(), SetupError> {
+/// Leaves this process with the rights of the command.
+pub fn give_up_rights(socket: &UnixStream, plan: &Plan, identity: &Identity) -> Result<(), SetupError> {
     let warn = |text: String| {
         // A warning that nobody hears harms nobody.
         let _ = wire::send(socket, &Message::Warning(text));

@@ -96,6 +96,16 @@ fn fill(dev: &Tree, nodes_open: bool) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Makes the nodes in a directory that mounts nothing, and returns the names of those that cannot be had.
+pub fn make_nodes(dev: &OwnedFd) -> Vec<&'static str> {
+    let make = |(name, major, minor): &(&'static str, u32, u32)| {
+        let mode = Mode::from_raw_mode(0o666);
+        mknodat(dev, *name, FileType::CharacterDevice, mode, rustix::fs::makedev(*major, *minor)).err()?;
+        Some(*name)
+    };
+    NODES.iter().filter_map(make).collect()
+}
+
 fn add_insecure(dev: &Tree) -> Result<(), Refusal> {
     mkdirat(dev, "net", Mode::from_raw_mode(0o755))?;
     for name in INSECURE {

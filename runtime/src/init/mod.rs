@@ -6,6 +6,7 @@
 
 mod answer;
 mod child;
+mod chroot;
 mod devices;
 mod emulate;
 mod environment;
@@ -13,6 +14,7 @@ mod exec;
 mod kernel_files;
 pub(crate) mod mount;
 mod oom;
+pub(crate) mod orphans;
 pub(crate) mod overlay;
 mod privilege;
 mod source;
@@ -32,8 +34,9 @@ use rustix::thread::UnshareFlags;
 
 use crate::cancel::timespec;
 use crate::cgroup::{self, Group, Wish};
-use crate::error::Doing;
+use crate::error::{Doing, SetupError};
 use crate::init::answer::Answerer;
+use crate::isolation::Isolation;
 use crate::spec::{Security, Spec};
 use crate::sys;
 use crate::wire::{self, Message, Plan};
@@ -67,9 +70,8 @@ fn helper() -> io::Result<()> {
         }
     };
     let (answerer, door) = answering.unzip();
-    // Only children move into the new namespace: the first one becomes its init.
-    let forked = sys::unshare(UnshareFlags::NEWPID).and_then(|()| sys::fork());
-    let child = match forked.doing(|| "make a pid namespace".to_owned()) {
+    let reach = Reach::of(plan.spec.isolation);
+    let child = match reach.fork() {
         Ok(Some(child)) => child,
         Ok(None) => {
             let error = child::run(&socket, plan, &group, door.as_ref());
@@ -82,7 +84,10 @@ fn helper() -> io::Result<()> {
     // The pipes must end when the command's processes have: not one descriptor of them stays here.
     rustix::stdio::dup2_stdout(&null)?;
     rustix::stdio::dup2_stderr(&null)?;
-    let status = watch(&socket, child)?;
+    let status = watch(&socket, child, reach)?;
+    if let Err(error) = reach.finish() {
+        return wire::send(&socket, &Message::Failed(error));
+    }
     const KILL: i32 = 9;
     let (code, signal) = (status.exit_status(), status.terminating_signal());
     let oom = match group.oom_kills() {
@@ -92,6 +97,47 @@ fn helper() -> io::Result<()> {
     };
     drop((group, answerer));
     wire::send(&socket, &Message::Ended { code, signal, oom })
+}
+
+/// What keeps the processes of the command together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// A pid namespace: they end with its init.
+    Namespace,
+    /// That they descend from this process.
+    Descent,
+}
+
+impl Reach {
+    fn of(isolation: Isolation) -> Self {
+        if isolation == Isolation::Chroot { Self::Descent } else { Self::Namespace }
+    }
+
+    /// Makes the process that becomes the command; returns twice.
+    fn fork(self) -> Result<Option<Pid>, SetupError> {
+        match self {
+            // Only children move into the new namespace: the first one becomes its init.
+            Self::Namespace => sys::unshare(UnshareFlags::NEWPID).doing(|| "make a pid namespace".to_owned())?,
+            Self::Descent => orphans::adopt().doing(|| "adopt the command's processes".to_owned())?,
+        }
+        sys::fork().doing(|| "start the command's process".to_owned())
+    }
+
+    /// Sends SIGTERM to all of them.
+    fn terminate(self, init: &OwnedFd) {
+        match self {
+            Self::Namespace => ask_to_end(init),
+            Self::Descent => orphans::terminate(),
+        }
+    }
+
+    /// Ends those that the command left behind.
+    fn finish(self) -> Result<(), SetupError> {
+        match self {
+            Self::Namespace => Ok(()),
+            Self::Descent => orphans::end().doing(|| "end the processes that the command left behind".to_owned()),
+        }
+    }
 }
 
 fn make_group(socket: &UnixStream, spec: &Spec) -> Group {
@@ -107,7 +153,7 @@ fn make_group(socket: &UnixStream, spec: &Spec) -> Group {
 }
 
 /// Waits for the end of the command, and brings it about when asked to.
-fn watch(socket: &UnixStream, child: Pid) -> io::Result<WaitStatus> {
+fn watch(socket: &UnixStream, child: Pid, reach: Reach) -> io::Result<WaitStatus> {
     let pidfd = pidfd_open(child, PidfdFlags::empty())?;
     let mut is_listening = true;
     let mut deadline: Option<Instant> = None;
@@ -136,7 +182,7 @@ fn watch(socket: &UnixStream, child: Pid) -> io::Result<WaitStatus> {
             let mut byte = [0];
             match rustix::io::read(socket, &mut byte) {
                 Ok(1) if byte[0] == wire::CANCEL => {
-                    ask_to_end(&pidfd);
+                    reach.terminate(&pidfd);
                     deadline = Some(Instant::now() + POLITE);
                 }
                 Ok(1) | Err(Errno::INTR) => {}

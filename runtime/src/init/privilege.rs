@@ -60,6 +60,21 @@ fn resource(limit: Limit) -> u32 {
     .unwrap_or(u32::MAX)
 }
 
+/// Gives capabilities up for good.
+pub fn withhold(withheld: CapabilitySet) -> Result<(), SetupError> {
+    for capability in withheld.iter() {
+        rustix::thread::remove_capability_from_bounding_set(capability)
+            .doing(|| format!("drop capability {:#x}", capability.bits()))?;
+    }
+    let ours = capabilities(None).doing(|| "read capabilities".to_owned())?;
+    let sets = CapabilitySets {
+        effective: ours.effective - withheld,
+        permitted: ours.permitted - withheld,
+        inheritable: ours.inheritable - withheld,
+    };
+    set_capabilities(None, sets).doing(|| "set capabilities".to_owned())
+}
+
 /// Becomes the user with the rights of this mode.
 ///
 /// Where there is one id, everybody is root to the kernel.

@@ -114,7 +114,7 @@ fn discarding(
 }
 
 /// Opens the part `path` of a tree; symlinks and `..` stay inside, also while others change the tree.
-fn inside(tree: &OwnedFd, path: &str) -> Result<Source, SetupError> {
+pub fn inside(tree: &OwnedFd, path: &str) -> Result<Source, SetupError> {
     let path = if path.trim_matches('/').is_empty() { "." } else { path };
     let scope = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let fd = loop {

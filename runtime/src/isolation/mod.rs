@@ -14,6 +14,8 @@ use std::str::FromStr;
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
+use crate::init::orphans;
+
 /// A rung. The order is that of the ladder: what is less is weaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Isolation {
@@ -29,6 +31,18 @@ pub enum Isolation {
 
 /// All rungs, the strongest first.
 const LADDER: [Isolation; 4] = [Isolation::Root, Isolation::UserNamespace, Isolation::SingleId, Isolation::Chroot];
+
+/// What [`Isolation::Chroot`] takes.
+const CHROOT_RIGHTS: [(CapabilitySet, &str); 8] = [
+    (CapabilitySet::SYS_CHROOT, "CAP_SYS_CHROOT"),
+    (CapabilitySet::CHOWN, "CAP_CHOWN"),
+    (CapabilitySet::DAC_OVERRIDE, "CAP_DAC_OVERRIDE"),
+    (CapabilitySet::FOWNER, "CAP_FOWNER"),
+    (CapabilitySet::KILL, "CAP_KILL"),
+    (CapabilitySet::SETGID, "CAP_SETGID"),
+    (CapabilitySet::SETUID, "CAP_SETUID"),
+    (CapabilitySet::SETPCAP, "CAP_SETPCAP"),
+];
 
 impl Isolation {
     /// Returns the name that `--isolation` takes.
@@ -203,7 +217,16 @@ fn step(rung: Isolation, own: enter::Own) -> Result<(), String> {
         Isolation::UserNamespace => enter::with_ranges(own),
         Isolation::SingleId if is_mighty && count == 1 => Ok(()),
         Isolation::SingleId => enter::with_one_id(own),
-        Isolation::Chroot => Err("kiln cannot run commands without namespaces yet".to_owned()),
+        Isolation::Chroot if !is_root => Err("only root may change the root directory".to_owned()),
+        Isolation::Chroot if count == 1 => Err("this process has one id, and cannot give files away".to_owned()),
+        Isolation::Chroot if !std::path::Path::new(orphans::CHILDREN).exists() => Err(format!(
+            "{} is missing, and without it processes that a command leaves behind cannot be found",
+            orphans::CHILDREN
+        )),
+        Isolation::Chroot => match CHROOT_RIGHTS.iter().find(|(right, _)| !capabilities.contains(*right)) {
+            Some((_, name)) => Err(format!("root lacks the capability {name} here")),
+            None => Ok(()),
+        },
     }
 }
 

@@ -79,7 +79,8 @@ impl Caches {
         waiting: &Waiting<'_>,
         run: impl FnOnce(&Self) -> T + Send,
     ) -> Result<T, BuildError> {
-        if self.held.is_empty() {
+        // Where nothing is mounted it is copied, and nobody else may have it meanwhile.
+        if self.held.is_empty() || isolation == Isolation::Chroot {
             return Ok(run(self));
         }
         let on_thread = || {
@@ -227,6 +228,7 @@ impl CacheWish<'_> {
             id: self.id,
             base: Some(self.base),
             sharing: match self.sharing {
+                _ if solver.footing.isolation == Some(Isolation::Chroot) => Sharing::Locked,
                 graph::Sharing::Shared => Sharing::Shared,
                 graph::Sharing::Private => Sharing::Private,
                 graph::Sharing::Locked => Sharing::Locked,
