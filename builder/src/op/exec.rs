@@ -73,7 +73,7 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
         Supplies { layers: &solver.layers, secrets: solver.client.secrets, scratch: scratch.path(), trees: &trees };
     let (prepared, agents) = mounts::prepare(&supplies, &op.mounts, &mut spec.env)?;
     let waiting = Waiting::new(&solver.cancel, job.step());
-    let wanted = Wanted { store: solver.store, job: Some(job), op, bases: &bases };
+    let wanted = Wanted { store: solver.store, job: Some(job), op, bases: &bases, isolation };
     let mut caches = Caches::take(&wanted, &waiting)?;
     let tail = Mutex::new(Tail::default());
     let notes = Mutex::new(Notes::default());

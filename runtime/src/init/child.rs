@@ -46,13 +46,7 @@ fn build(
     door: Option<&UnixStream>,
 ) -> Result<Vec<String>, SetupError> {
     let spec = &plan.spec;
-    // Should the helper be killed, this goes with it.
-    set_parent_process_death_signal(Some(Signal::KILL)).doing(|| "tie the command to its parent".to_owned())?;
-    // No controlling terminal: nothing can be typed into the user's.
-    rustix::process::setsid().doing(|| "start a session".to_owned())?;
-    if plan.at_terminal {
-        rustix::process::ioctl_tiocsctty(rustix::stdio::stdout()).doing(|| "take the terminal".to_owned())?;
-    }
+    start_session(plan)?;
     rustix::process::umask(Mode::empty());
     // Before the namespace of cgroups, whose top will be the group.
     // In a user namespace nobody can make devices, neither now nor before.
@@ -129,6 +123,18 @@ fn build(
     drop(changes);
     give_up_rights(socket, plan, &identity)?;
     Ok(environment)
+}
+
+/// Ties this process to its parent, and gives it a session of its own.
+pub fn start_session(plan: &Plan) -> Result<(), SetupError> {
+    // Should the helper be killed, this goes with it.
+    set_parent_process_death_signal(Some(Signal::KILL)).doing(|| "tie the command to its parent".to_owned())?;
+    // No controlling terminal: nothing can be typed into the user's.
+    rustix::process::setsid().doing(|| "start a session".to_owned())?;
+    if plan.at_terminal {
+        rustix::process::ioctl_tiocsctty(rustix::stdio::stdout()).doing(|| "take the terminal".to_owned())?;
+    }
+    Ok(())
 }
 
 fn leave_namespaces(spec: &Spec) -> Result<(), SetupError> {

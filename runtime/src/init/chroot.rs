@@ -12,7 +12,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, fchown, fstat, utimensat};
-use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{CapabilitySet, set_no_new_privs};
 
 use crate::cgroup::Group;
@@ -34,8 +33,7 @@ const TMPFS: i64 = 0x0102_1994;
 pub fn build(socket: &UnixStream, plan: &Plan, group: &Group) -> Result<Vec<String>, SetupError> {
     let spec = &plan.spec;
     refuse(spec)?;
-    set_parent_process_death_signal(Some(Signal::KILL)).doing(|| "tie the command to its parent".to_owned())?;
-    rustix::process::setsid().doing(|| "start a session".to_owned())?;
+    child::start_session(plan)?;
     rustix::process::umask(Mode::empty());
     let are_devices_judged = group.join();
     if let Network::Private { namespace, .. } = &spec.network {

@@ -144,6 +144,8 @@ pub(super) struct Wanted<'a> {
     pub(super) op: &'a Exec,
     /// What [`bases`] says.
     pub(super) bases: &'a [Option<Digest>],
+    /// What the command is shut in by.
+    pub(super) isolation: Isolation,
 }
 
 /// Names for each mount of a command what it is first filled from, if it is a cache mount.
@@ -228,7 +230,8 @@ impl CacheWish<'_> {
             id: self.id,
             base: Some(self.base),
             sharing: match self.sharing {
-                _ if solver.footing.isolation == Some(Isolation::Chroot) => Sharing::Locked,
+                // A copy goes back whole: nobody else may write meanwhile.
+                _ if wanted.isolation == Isolation::Chroot => Sharing::Locked,
                 graph::Sharing::Shared => Sharing::Shared,
                 graph::Sharing::Private => Sharing::Private,
                 graph::Sharing::Locked => Sharing::Locked,

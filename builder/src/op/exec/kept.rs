@@ -180,7 +180,7 @@ pub(crate) fn shell(ground: &Ground<'_>, request: &ShellRequest, seat: Seat<'_>)
     let lenient: Vec<_> = op.mounts.iter().cloned().map(mounts::not_required).collect();
     let (prepared, _agents) = mounts::prepare(&supplies, &lenient, &mut spec.env)?;
     let waiting = Waiting::new(&seat.cancel, &step);
-    let wanted = Wanted { store: ground.store, job: None, op, bases: &kept.place.bases };
+    let wanted = Wanted { store: ground.store, job: None, op, bases: &kept.place.bases, isolation };
     let mut caches = Caches::take(&wanted, &waiting)?;
     let terminal = (seat.terminal)().map_err(|error| {
         BuildError::environment(format!("cannot take the terminal: {error}")).hint("a shell needs one to talk to")
