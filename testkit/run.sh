@@ -32,6 +32,8 @@ programs='
     readelf binutils
     setpriv util-linux
     strace strace
+    mkfs.xfs xfsprogs
+    filefrag e2fsprogs
     newuidmap uidmap
 '
 # runc and mount helpers live where an ordinary user's path does not look.

@@ -68,7 +68,7 @@ impl Directory {
 
     /// Makes a regular file to be written. Its metadata is set by [`Directory::finish_file`].
     pub(crate) fn create_file(&mut self, path: &[u8]) -> Result<File, FileError> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file =
             self.at("create", path, |parent, name| rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR))?;
         Ok(file.into())

@@ -1,6 +1,7 @@
 //! Making a layer from entries, in one pass: index, diff id, and on demand a blob and the
 //! directory form.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
@@ -110,12 +111,14 @@ pub(crate) struct Packer {
     times: Vec<DirectoryTime>,
     index: Builder,
     header: Vec<u8>,
+    /// Whether files of the directory form may share their blocks with where they come from (ioctl_ficlone(2)).
+    can_share: bool,
 }
 
 impl Packer {
     pub(crate) fn new(store: &Store, compression: Option<Compression>, directory: Option<Directory>) -> Self {
         let stream = Stream::new(store, compression);
-        Self { stream, directory, times: Vec::new(), index: Builder::default(), header: Vec::new() }
+        Self { stream, directory, times: Vec::new(), index: Builder::default(), header: Vec::new(), can_share: true }
     }
 
     pub(crate) fn add(&mut self, mut entry: NewEntry) -> Result<(), LayerError> {
@@ -163,32 +166,8 @@ impl Packer {
                 self.stream.write(&bytes)?;
             }
             Content::Open(open) => {
-                let mut input = open().at("open", show(&entry.path))?;
-                let before = input.metadata().at("look at", show(&entry.path))?;
-                let mut missing = size;
-                while missing > 0 {
-                    let space = self.stream.space();
-                    let limit = usize::try_from(missing).unwrap_or(usize::MAX).min(space.len());
-                    let count = match input.read(&mut space[..limit]) {
-                        Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                        other => other.at("read", show(&entry.path))?,
-                    };
-                    if count == 0 {
-                        return Err(changed());
-                    }
-                    hasher.update(&space[..count]);
-                    if let Some(output) = &mut output {
-                        output.write_all(&space[..count]).at("write", show(&entry.path))?;
-                    }
-                    self.stream.advance(count)?;
-                    missing -= count as u64;
-                }
-                // Longer by now, or written to while it was read.
-                let after = input.metadata().at("look at", show(&entry.path))?;
-                if after.len() != before.len() || after.len() != size || after.modified().ok() != before.modified().ok()
-                {
-                    return Err(changed());
-                }
+                let input = open().at("open", show(&entry.path))?;
+                self.add_content(&entry.path, size, &input, output.as_mut(), &mut hasher)?;
             }
         }
         self.stream.pad(BLOCK as u64)?;
@@ -196,6 +175,49 @@ impl Packer {
         if let (Some(directory), Some(output)) = (&self.directory, &output) {
             let meta = Meta { mtime: entry.mtime, ..meta };
             directory.finish_file(&entry.path, output, &meta, &entry.xattrs)?;
+        }
+        Ok(())
+    }
+
+    /// Reads a file into the stream, and into its place in the directory form.
+    fn add_content(
+        &mut self,
+        path: &[u8],
+        size: u64,
+        input: &File,
+        output: Option<&mut File>,
+        hasher: &mut Hasher,
+    ) -> Result<(), LayerError> {
+        let changed = || LayerError::Changed { path: show(path) };
+        let before = input.metadata().at("look at", show(path))?;
+        // Where the file system can, both have the same blocks, and what is read is the copy, which is ours alone.
+        self.can_share &= output.as_ref().is_none_or(|output| rustix::fs::ioctl_ficlone(output, input).is_ok());
+        let (mut reader, mut output) = match output {
+            Some(output) if self.can_share => (&*output, None),
+            output => (input, output),
+        };
+        let mut missing = size;
+        while missing > 0 {
+            let space = self.stream.space();
+            let limit = usize::try_from(missing).unwrap_or(usize::MAX).min(space.len());
+            let count = match reader.read(&mut space[..limit]) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                other => other.at("read", show(path))?,
+            };
+            if count == 0 {
+                return Err(changed());
+            }
+            hasher.update(&space[..count]);
+            if let Some(output) = &mut output {
+                output.write_all(&space[..count]).at("write", show(path))?;
+            }
+            self.stream.advance(count)?;
+            missing -= count as u64;
+        }
+        // Longer by now, or written to while it was read.
+        let after = input.metadata().at("look at", show(path))?;
+        if after.len() != before.len() || after.len() != size || after.modified().ok() != before.modified().ok() {
+            return Err(changed());
         }
         Ok(())
     }

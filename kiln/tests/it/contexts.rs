@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use kiln_testkit::{Bed, DockerRegistry, Image, Layer, Need, Source, flatten, host};
 
-use crate::fixture::{bed, build, dockerfile, unable};
+use crate::fixture::{bed, build, busybox, dockerfile, unable};
 
 /// Builds the folder `context` and returns the files of the image.
 fn files(bed: &Bed, arguments: &[&str]) -> Layer {
@@ -87,6 +87,32 @@ fn of_very_many_files_three_are_opened() {
     let trace = fs::read_to_string(bed.path("trace")).expect("the trace");
     let opened = |name: &str| trace.lines().filter(|line| line.contains(name)).count();
     assert_eq!((opened("/wanted\""), opened("wanted\""), opened("other")), (3, 3, 0), "{trace}");
+}
+
+/// On a file system that can: builds, and tells which files of the store share their blocks with others.
+const SHARED: &str = r#"
+truncate -s 400M disk && mkfs.xfs -q disk && mkdir disk.d && mount -o loop disk disk.d || exit 9
+cp -r context disk.d/
+KILN_ROOT=$PWD/disk.d/root "$@" disk.d/context || exit 8
+filefrag -v $(find disk.d/root/layers -type f -name 'big*') | grep -B 2 shared | grep -o 'big[a-z]*' | sort -u
+"#;
+
+#[test]
+fn files_that_a_command_needs_share_blocks_with_the_context() {
+    if unable() || host().lacks(&[Need::Tool("mkfs.xfs"), Need::Tool("filefrag"), Need::Tool("unshare")]) {
+        return;
+    }
+    let bed = Bed::new("unshare");
+    dockerfile(&bed, "context", "FROM busybox\nCOPY . /d/\nRUN sha256sum /d/big /d/small\n");
+    bed.write("context/big", "big ".repeat(1 << 20));
+    bed.write("context/small", "small");
+    let outcome = bed
+        .kiln(["-m", "sh", "-c", SHARED, "sh", env!("CARGO_BIN_EXE_kiln"), "build", "--progress=plain"])
+        .args(["--build-context", &busybox()])
+        .run()
+        .success()
+        .says(&["99075fbad574ef9472ded8405735d946f14b703d56532d43701e79cca5dc4472  /d/big"]);
+    assert_eq!(String::from_utf8_lossy(&outcome.stdout), "big\n");
 }
 
 #[test]
