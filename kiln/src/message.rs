@@ -84,6 +84,9 @@ pub fn code(kind: Kind) -> u8 {
     }
 }
 
+/// No more mistakes than this are told in one run.
+const MOST_ERRORS: usize = 50;
+
 /// Draws a failure on standard error.
 pub fn print(failure: &Failure) {
     if let Failure::Error { error, file } = failure {
@@ -112,17 +115,21 @@ pub fn draw(error: &BuildError, file: Option<&SourceText>, colours: bool) -> Str
         }
         text.push_str("------\n");
     }
-    for (number, found) in errors.iter().enumerate() {
+    for (number, found) in errors.iter().take(MOST_ERRORS).enumerate() {
         if number > 0 {
             text.push('\n');
         }
-        if let Some(file) = file {
+        // Several mistakes in the same lines have them in front of the first.
+        if let Some(file) = file.filter(|_| number == 0 || errors[number - 1].lines != found.lines) {
             excerpt::draw(file, &found.lines, &mut text);
         }
         error_line(&found.full_text(), file, colours, &mut text);
         if let Some(hint) = &found.hint {
             hint_line(hint, colours, &mut text);
         }
+    }
+    if errors.len() > MOST_ERRORS {
+        let _ = writeln!(text, "\n… and {} more", errors.len() - MOST_ERRORS);
     }
     if errors.is_empty() {
         if let (Some(file), Some(location)) = (file, &error.location) {
@@ -199,6 +206,15 @@ mod tests {
             name: "docker/app.Dockerfile".to_owned(),
             text: "FROM alpine\nRUN make \\\n  all\nCOPPY a b\n".to_owned(),
         }
+    }
+
+    #[test]
+    fn lines_are_shown_once_and_mistakes_without_number_are_counted() {
+        let found = Diagnostic::error(Phase::Lower, "word", "no").at(Lines::new(2, 3), Span::default());
+        let error = BuildError { diagnostics: vec![found; 60], ..BuildError::input("no") };
+        let text = draw(&error, Some(&file()), false);
+        assert_eq!((text.matches(">>> RUN make").count(), text.matches("ERROR: ").count()), (1, 50), "{text}");
+        assert!(text.ends_with("\n… and 10 more\n"), "{text}");
     }
 
     #[test]

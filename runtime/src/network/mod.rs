@@ -11,8 +11,8 @@
 //! is no IPv6 beyond the loopback device.
 //!
 //! The kernel takes it down with the builder, however that ends: the wire goes with the namespace, the rules with the socket
-//! that made them. What it cannot know, forwarding and subnets, is in [`lease`]. Where the builder may not do that, a program
-//! that stands between can be the way out instead: [`slirp`].
+//! that made them. What it cannot know, forwarding and subnets, is in `lease`. Where the builder may not do that, a program
+//! that stands between can be the way out instead: `slirp`.
 
 mod address;
 mod dns;
