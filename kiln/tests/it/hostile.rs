@@ -223,21 +223,8 @@ fn archives_stay_in_their_directory() {
     }
     let bed = bed();
     dockerfile(&bed, "context", "FROM scratch\nADD x.tar /o/\n");
-    archive(
-        &bed,
-        &[
-            entry(b'0', "../../../up", "", b"1"),
-            entry(b'0', "/abs/f", "", b"2"),
-            entry(b'2', "out", "/", b""),
-            entry(b'0', "out/through", "", b"3"),
-            entry(b'2', "etc", "/etc", b""),
-            entry(b'5', "etc", "", b""),
-            entry(b'0', "etc/passwd", "", b"4"),
-            entry(b'1', "linked", "../../abs/f", b""),
-            entry(b'0', ".wh.up", "", b""),
-        ],
-    );
     // Such a name cannot be in a layer, where it would delete.
+    archive(&bed, &[entry(b'0', "f", "", b""), entry(b'0', ".wh.f", "", b"")]);
     exported(&bed).run().failure().says(&[".wh."]);
     archive(
         &bed,

@@ -14,6 +14,8 @@ fn open() -> Option<PrivateNetwork> {
     match PrivateNetwork::open() {
         Ok(network) => Some(network),
         Err(error) => {
+            // Where all tests have to run, none may pass by not running.
+            assert!(std::env::var_os("CI").is_none(), "{error}");
             println!("skipped: {error}");
             None
         }
