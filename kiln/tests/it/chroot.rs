@@ -9,7 +9,7 @@ fn is_unable() -> bool {
 }
 
 /// Runs the program as root of a locked-down container.
-fn locked_down(mut kiln: Kiln) -> Kiln {
+pub fn locked_down(mut kiln: Kiln) -> Kiln {
     kiln.run_by("setpriv", ["--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"].map(Into::into));
     kiln
 }

@@ -16,6 +16,7 @@ mod flags;
 mod git;
 mod hostile;
 mod incremental;
+mod inside;
 mod interrupted;
 mod language;
 mod limits;

@@ -5,15 +5,16 @@ use kiln_testkit::{Bed, Image, Kiln, Need, Ordinary, Source, host};
 use crate::fixture::{bed, build, dockerfile, unable};
 
 /// A way to run a build.
-struct Rung {
+pub struct Rung {
     /// Root where there is none.
-    user: Option<Ordinary>,
-    flags: &'static [&'static str],
+    pub user: Option<Ordinary>,
+    pub flags: &'static [&'static str],
     /// What the log of the first RUN says.
-    says: &'static str,
+    pub says: &'static str,
 }
 
-const RUNGS: [Rung; 5] = [
+/// Those with mounts and namespaces, the strongest first.
+pub const RUNGS: [Rung; 5] = [
     Rung { user: None, flags: &[], says: "" },
     Rung { user: Some(Ordinary::WithRanges), flags: &[], says: "sandbox: user namespace with 65537 ids" },
     Rung { user: None, flags: &["--isolation=userns"], says: "sandbox: user namespace with 4294967295 ids" },
@@ -22,7 +23,17 @@ const RUNGS: [Rung; 5] = [
 ];
 
 impl Rung {
-    fn prepare(&self, bed: &Bed, kiln: Kiln) -> Kiln {
+    /// Whether it is in a user namespace.
+    pub fn is_confined(&self) -> bool {
+        !self.says.is_empty()
+    }
+
+    /// Whether there is one id.
+    pub fn has_one_id(&self) -> bool {
+        self.says.contains("one id")
+    }
+
+    pub fn prepare(&self, bed: &Bed, kiln: Kiln) -> Kiln {
         match self.user {
             Some(user) => kiln.ordinary(bed, user),
             None => kiln,
@@ -30,7 +41,7 @@ impl Rung {
     }
 }
 
-fn lacks_users() -> bool {
+pub fn lacks_users() -> bool {
     unable() || host().lacks(&[Need::Tool("newuidmap"), Need::Tool("unshare")])
 }
 
