@@ -36,6 +36,7 @@ pub use fetch::{ARCHIVE_HEAD, FetchedContext, Fetcher, is_archive};
 pub use images::{ImageDetails, ImageSummary, PlatformImage, PruneOptions, Pruned};
 pub use kiln_runtime::Resources;
 pub use op::exec::{KeptStep, Seat, ShellRequest};
+pub use plan::parse as parse_build_file;
 pub use request::{BuildFile, BuildRequest, BuildResult, BuiltImage, Compression, Destination, LayerOptions, Output};
 pub use step::Steps;
 pub use survey::{SeenFile, survey};

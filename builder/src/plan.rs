@@ -53,7 +53,7 @@ pub fn plan(request: &BuildRequest, images: &Images, steps: &Steps) -> Result<Pl
     let load = steps.start(format!("[internal] load build definition from {}", request.build_file.name));
     let definition = load.id();
     load.done();
-    let (file, parsed) = parse(request)?;
+    let (file, parsed) = parse(&request.build_file, &request.options)?;
     let options = |platform: Option<&Platform>| lower::Request {
         platform: platform.cloned(),
         filename: request.build_file.name.clone(),
@@ -90,16 +90,20 @@ fn is_index(request: &BuildRequest) -> Result<bool, BuildError> {
     }
 }
 
-/// Parses; also returns what is to be said about a file that is good enough.
-fn parse(request: &BuildRequest) -> Result<(dockerfile::File, Vec<Diagnostic>), BuildError> {
-    let BuildFile { name, text } = &request.build_file;
-    let text = std::str::from_utf8(text).map_err(|error| {
-        BuildError::input(format!("{name} is not UTF-8 text: byte {} is not valid", error.valid_up_to()))
-    })?;
+/// Parses a build file; also returns what is to be said about one that is good enough.
+///
+/// # Errors
+/// When it is empty, written for another frontend, or has mistakes in it.
+pub fn parse(file: &BuildFile, options: &lower::Request) -> Result<(dockerfile::File, Vec<Diagnostic>), BuildError> {
+    let BuildFile { name, text } = file;
     if text.is_empty() {
         return Err(BuildError::input("the Dockerfile cannot be empty").hint(NO_BASE));
     }
-    let (file, mut diagnostics) = dockerfile::parse(text);
+    // Before it is parsed: another language would have many mistakes.
+    if let Some(found) = lower::foreign_frontend(&String::from_utf8_lossy(text), options) {
+        return Err(build_file_errors(name, vec![found]));
+    }
+    let (file, mut diagnostics) = dockerfile::parse_bytes(text);
     let wrong: Vec<_> = diagnostics.extract_if(.., |found| found.severity == Severity::Error).collect();
     if wrong.is_empty() { Ok((file, diagnostics)) } else { Err(build_file_errors(name, wrong)) }
 }

@@ -124,7 +124,8 @@ pub fn draw(error: &BuildError, file: Option<&SourceText>, colours: bool) -> Str
             excerpt::draw(file, &found.lines, &mut text);
         }
         error_line(&found.full_text(), file, colours, &mut text);
-        if let Some(hint) = &found.hint {
+        let is_new = number == 0 || errors[number - 1].hint != found.hint;
+        if let Some(hint) = found.hint.as_ref().filter(|_| is_new) {
             hint_line(hint, colours, &mut text);
         }
     }

@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
+use kiln_frontend::dockerfile::hint as frontend_hint;
 use kiln_frontend::dockerfile::suggest::closest;
+use kiln_frontend::graph::{FileAction, Op};
 
 use super::copy;
 use super::file::Source;
@@ -31,6 +33,20 @@ pub fn hint(source: &Source, path: &str) -> Option<String> {
             nearest(&names, &list).map(|near| format!("did you mean `/{near}`?"))
         }
     }
+}
+
+/// Returns what may help where a word was taken for a source that was not meant as one.
+pub fn misread(op: &Op) -> Option<&'static str> {
+    let Op::File(op) = op else { return None };
+    let sources = op.actions.iter().filter_map(|action| match action {
+        FileAction::Copy(copy) => copy.source.strip_prefix('/'),
+        _ => None,
+    });
+    sources.into_iter().find_map(|source| match source {
+        _ if frontend_hint::is_comment(source) => Some(frontend_hint::COMMENT),
+        _ if source.starts_with('-') => Some("flags have two dashes and stand before the sources"),
+        _ => None,
+    })
 }
 
 fn in_context(context: &LocalContext, path: &[Name]) -> String {

@@ -319,7 +319,9 @@ impl Job<'_, '_> {
         let mut built = BuildError::input(chain(error));
         if let file::FileError::Copy(CopyError::NotFound(path)) = error {
             built = built.context("failed to compute cache key");
-            built.hint = sources.values().find_map(|source| missing::hint(source, path));
+            built.hint = missing::misread(&self.vertex.op)
+                .map(str::to_owned)
+                .or_else(|| sources.values().find_map(|source| missing::hint(source, path)));
         }
         if let file::FileError::Copy(CopyError::NoDirectory(path)) = error {
             built.hint = sources.values().find_map(|source| missing::hint(source, path));

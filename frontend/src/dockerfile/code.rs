@@ -18,6 +18,7 @@ pub static CODES: &[(&str, &str)] = &[
     ("empty-continuation", "a blank line inside a continued instruction"),
     ("empty-file", "the file has no instructions"),
     ("empty-volume", "a path of VOLUME is empty"),
+    ("encoding", "an instruction has bytes that are not UTF-8 text"),
     ("expansion", "a word with `$` in it cannot be expanded"),
     ("flag-value", "the value of a flag is not possible"),
     ("foreign-frontend", "the file asks for a frontend that kiln does not have"),
@@ -103,7 +104,8 @@ mod tests {
         for folder in ["src", "../builder/src"] {
             sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut text);
         }
-        let form = r#"\b(?:error|warning|problem|syntax|instruction)\(\s*(?:Phase::\w+,\s*)?"([a-z][a-z0-9-]*)","#;
+        let form =
+            r#"\b(?:error|warning|problem|hinted|syntax|instruction)\(\s*(?:Phase::\w+,\s*)?"([a-z][a-z0-9-]*)","#;
         let used: BTreeSet<&str> =
             Regex::new(form).unwrap().captures_iter(&text).map(|found| found.get(1).unwrap().as_str()).collect();
         let listed: BTreeSet<&str> = CODES.iter().map(|(code, _)| *code).collect();

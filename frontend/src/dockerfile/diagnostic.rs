@@ -87,6 +87,16 @@ impl Diagnostic {
         self.severity == Severity::Error
     }
 
+    /// Returns the lines that BuildKit reports to programs (spec: dockerfile-syntax.md §14). They are those it is about,
+    /// but for directives, which it counts before it has read them.
+    pub fn reported_lines(&self) -> Vec<Lines> {
+        let uncounted = usize::from(self.code == "directive");
+        self.lines
+            .iter()
+            .map(|lines| Lines::new(lines.first.saturating_sub(uncounted), lines.last.saturating_sub(uncounted)))
+            .collect()
+    }
+
     /// Returns the message with the suggestion behind it: `unknown flag: --x (did you mean y?)`.
     pub fn text(&self) -> String {
         match &self.suggestion {

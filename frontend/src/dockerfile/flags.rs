@@ -83,12 +83,20 @@ impl Flags {
         let name = dashed.strip_prefix("--").unwrap_or(dashed);
         let Some(&(name, kind)) = table.iter().find(|(known, _)| *known == name) else {
             let suggestion = suggest::closest(name, table.iter().map(|(known, _)| *known)).map(str::to_owned);
-            return Err(problem("unknown-flag", format!("unknown flag: {dashed}")).suggest(suggestion));
+            let found = problem("unknown-flag", format!("unknown flag: {dashed}"));
+            return Err(match suggestion {
+                None => found.hint(known(table)),
+                suggestion => found.suggest(suggestion),
+            });
         };
         if kind != FlagKind::List && self.given.iter().any(|(given, _)| *given == name) {
-            return Err(problem("duplicate-flag", format!("duplicate flag specified: {dashed}")));
+            let found = problem("duplicate-flag", format!("duplicate flag specified: {dashed}"));
+            return Err(found.hint("leave one of them out"));
         }
-        let missing = || problem("missing-flag-value", format!("missing a value on flag: {dashed}"));
+        let missing = || {
+            problem("missing-flag-value", format!("missing a value on flag: {dashed}"))
+                .hint(format!("write `{dashed}=VALUE`, without blanks"))
+        };
         if kind != FlagKind::Boolean {
             let value = value.ok_or_else(missing)?;
             let start = (flag.span.start + dashed.len() + 1).min(flag.span.end);
@@ -101,7 +109,7 @@ impl Flags {
             Some(value) if value.eq_ignore_ascii_case("false") => Ok((name, Value::Boolean(false))),
             Some(value) => {
                 let message = format!("expecting boolean value for flag {dashed}, not: {}", value.to_lowercase());
-                Err(problem("flag-value", message))
+                Err(problem("flag-value", message).hint(format!("write `{dashed}` or `{dashed}=false`")))
             }
         }
     }
@@ -132,5 +140,15 @@ impl Flags {
             Value::Boolean(on) if *given == name => Some(*on),
             _ => None,
         })
+    }
+}
+
+/// Says which flags there are.
+fn known(table: FlagTable) -> String {
+    let names: Vec<String> = table.iter().map(|(name, _)| format!("`--{name}`")).collect();
+    match &names[..] {
+        [] => "this instruction takes no flags".to_owned(),
+        [only] => format!("the only flag here is {only}"),
+        several => format!("the flags here are {}", several.join(", ")),
     }
 }

@@ -6,16 +6,12 @@ use super::{
     ast::*,
     device::Device,
     diagnostic::Problem,
-    duration::Nanoseconds,
     flags::{self, FlagTable, Flags},
-    heredoc,
+    heredoc, hint,
     mount::{self, MountError},
     quote::go_quote,
     suggest,
 };
-
-/// The least time a health check may wait.
-const MIN_INTERVAL: Nanoseconds = Nanoseconds(1_000_000);
 
 /// All keywords, in the order in which they are suggested.
 pub const KEYWORDS: [&str; 18] = [
@@ -54,10 +50,10 @@ pub(super) struct Line<'a> {
     pub comments: &'a [Comment],
 }
 
-struct Builder<'a> {
-    node: &'a Node,
+pub(super) struct Builder<'a> {
+    pub(super) node: &'a Node,
     line: &'a Line<'a>,
-    problems: &'a mut Vec<Problem>,
+    pub(super) problems: &'a mut Vec<Problem>,
 }
 
 impl Builder<'_> {
@@ -97,8 +93,18 @@ impl Builder<'_> {
         kind.filter(|_| self.problems.len() == before)
     }
 
-    fn problem(&mut self, code: &'static str, message: impl Into<String>, span: Span) {
+    pub(super) fn problem(&mut self, code: &'static str, message: impl Into<String>, span: Span) {
         self.problems.push(Problem::instruction(code, message, span));
+    }
+
+    pub(super) fn hinted(
+        &mut self,
+        code: &'static str,
+        message: impl Into<String>,
+        span: Span,
+        hint: impl Into<String>,
+    ) {
+        self.problems.push(Problem::instruction(code, message, span).hint(hint));
     }
 
     fn unknown(&mut self) {
@@ -111,26 +117,34 @@ impl Builder<'_> {
             format!("unknown instruction: {written}"),
             self.node.keyword.span,
         );
-        self.problems.push(problem.suggest(suggestion));
+        self.problems.push(match suggestion {
+            None => problem.hint(hint::unknown(written)),
+            suggestion => problem.suggest(suggestion),
+        });
     }
 
-    fn flags(&mut self, table: FlagTable) -> Flags {
+    pub(super) fn flags(&mut self, table: FlagTable) -> Flags {
         Flags::parse(self.node, table, self.problems)
     }
 
     /// Where the arguments stand, or the keyword when there are none.
-    fn place(&self) -> Span {
+    pub(super) fn place(&self) -> Span {
         match (self.node.arguments.first(), self.node.arguments.last()) {
             (Some(first), Some(last)) => first.span.to(last.span),
             _ => self.node.keyword.span,
         }
     }
 
-    fn at_least_one(&mut self, name: &str) -> Option<()> {
+    pub(super) fn at_least_one(&mut self, name: &str) -> Option<()> {
         if !self.node.arguments.is_empty() {
             return Some(());
         }
-        self.problem("arguments", format!("{name} requires at least one argument"), self.node.keyword.span);
+        self.hinted(
+            "arguments",
+            format!("{name} requires at least one argument"),
+            self.node.keyword.span,
+            hint::form(name),
+        );
         None
     }
 
@@ -138,7 +152,7 @@ impl Builder<'_> {
         if let [word] = &*self.node.arguments {
             return Some(word.clone());
         }
-        self.problem("arguments", format!("{name} requires exactly one argument"), self.place());
+        self.hinted("arguments", format!("{name} requires exactly one argument"), self.place(), hint::form(name));
         None
     }
 
@@ -148,7 +162,7 @@ impl Builder<'_> {
         word
     }
 
-    fn command_line(&self, arguments: &[Word]) -> CommandLine {
+    pub(super) fn command_line(&self, arguments: &[Word]) -> CommandLine {
         if self.node.json {
             return CommandLine::Exec(arguments.to_vec());
         }
@@ -160,7 +174,12 @@ impl Builder<'_> {
             [image] => (image, None),
             [image, keyword, name] if keyword.text.eq_ignore_ascii_case("as") => (image, Some((keyword, name))),
             _ => {
-                self.problem("arguments", "FROM requires either one or three arguments", self.place());
+                self.hinted(
+                    "arguments",
+                    "FROM requires either one or three arguments",
+                    self.place(),
+                    hint::from(&self.node.arguments),
+                );
                 self.flags(flags::FROM);
                 return None;
             }
@@ -172,7 +191,12 @@ impl Builder<'_> {
                 "invalid name for build stage: {}, name can't start with a number or contain symbols",
                 go_quote(&name.text)
             );
-            self.problem("stage-name", message, name.span);
+            self.hinted(
+                "stage-name",
+                message,
+                name.span,
+                "a name starts with a letter, and has letters, digits, `-`, `_` and `.` in it",
+            );
         }
         let flags = self.flags(flags::FROM);
         Some(From {
@@ -194,11 +218,12 @@ impl Builder<'_> {
         }
         let mounts = flags.list("mount");
         for word in &mounts {
-            match mount::check_early(&word.text) {
-                Ok(()) => {}
-                Err(error @ MountError::FromVariable) => self.problem("mount-from", error.to_string(), word.span),
-                Err(error) => self.problem("invalid-mount", error.to_string(), word.span),
-            }
+            let Err(error) = mount::check_early(&word.text) else { continue };
+            let problem = match error {
+                MountError::FromVariable => Problem::instruction("mount-from", error.to_string(), word.span),
+                _ => Problem::instruction("invalid-mount", error.to_string(), word.span),
+            };
+            self.problems.push(Problem { hint: hint::mount(&error), ..problem });
         }
         let network = flags.text("network").and_then(|word| match &*word.text {
             "default" => Some(RunNetwork::Default),
@@ -253,7 +278,12 @@ impl Builder<'_> {
         self.flags(flags::NONE);
         self.at_least_one("SHELL")?;
         if !self.node.json {
-            self.problem("shell-form", "SHELL requires the arguments to be in JSON form", self.place());
+            self.hinted(
+                "shell-form",
+                "SHELL requires the arguments to be in JSON form",
+                self.place(),
+                "write it with double quotes, as `SHELL [\"/bin/bash\", \"-c\"]`",
+            );
             return None;
         }
         Some(self.node.arguments.clone())
@@ -267,7 +297,8 @@ impl Builder<'_> {
         for triple in self.node.arguments.chunks_exact(3) {
             let [key, value, separator] = triple else { continue };
             if key.text.is_empty() {
-                self.problem("blank-name", format!("{name} names can not be blank"), key.span.to(value.span));
+                let message = format!("{name} names can not be blank");
+                self.hinted("blank-name", message, key.span.to(value.span), hint::form(name));
             }
             legacy |= separator.text.is_empty();
             pairs.push(Pair { key: key.clone(), value: value.clone() });
@@ -290,7 +321,7 @@ impl Builder<'_> {
                 None => (word.clone(), None),
             };
             if name.text.is_empty() {
-                self.problem("blank-name", "ARG names can not be blank", word.span);
+                self.hinted("blank-name", "ARG names can not be blank", word.span, hint::form("ARG"));
             }
             let description = descriptions.get(&*name.text).map(|text| (*text).to_owned());
             arguments.push(Argument { name, default, description });
@@ -306,7 +337,7 @@ impl Builder<'_> {
                 "{name} requires at least two arguments, but only one was provided. \
                  Destination could not be determined"
             );
-            self.problem("arguments", message, self.place());
+            self.hinted("arguments", message, self.place(), hint::form(name));
             self.flags(table);
             return None;
         };
@@ -385,69 +416,9 @@ impl Builder<'_> {
         Some(ports)
     }
 
-    fn healthcheck(&mut self) -> Option<Healthcheck> {
-        self.at_least_one("HEALTHCHECK")?;
-        let (kind, arguments) = self.node.arguments.split_first()?;
-        let name = kind.text.to_uppercase();
-        if name == "NONE" {
-            if arguments.is_empty() {
-                return Some(Healthcheck::None);
-            }
-            self.problem("arguments", "HEALTHCHECK NONE takes no arguments", self.place());
-            return None;
-        }
-        let flags = self.flags(flags::HEALTHCHECK);
-        if name != "CMD" {
-            let message = format!("Unknown type {} in HEALTHCHECK (try CMD)", go_quote(&name));
-            self.problem("healthcheck", message, kind.span);
-            return None;
-        }
-        if arguments.is_empty() {
-            self.problem("healthcheck", "Missing command after HEALTHCHECK CMD", kind.span);
-        }
-        let mut interval = |name: &str| self.interval(name, flags.text(name));
-        let (interval, timeout) = (interval("interval"), interval("timeout"));
-        let start_period = self.interval("start-period", flags.text("start-period"));
-        let start_interval = self.interval("start-interval", flags.text("start-interval"));
-        let retries = flags.non_empty("retries").map_or(0, |word| self.retries(&word));
-        let command = self.command_line(arguments);
-        Some(Healthcheck::Cmd(Probe { command, interval, timeout, start_period, start_interval, retries }))
-    }
-
-    fn interval(&mut self, name: &str, value: Option<Word>) -> Nanoseconds {
-        let none = Nanoseconds(0);
-        let Some(word) = value.filter(|word| !word.text.is_empty()) else { return none };
-        match word.text.parse::<Nanoseconds>() {
-            Ok(time) if time == none || time >= MIN_INTERVAL => time,
-            Ok(_) => {
-                let message = format!("Interval {} cannot be less than {MIN_INTERVAL}", go_quote(name));
-                self.problem("duration", message, word.span);
-                none
-            }
-            Err(error) => {
-                self.problem("duration", error.to_string(), word.span);
-                none
-            }
-        }
-    }
-
-    fn retries(&mut self, word: &Word) -> u32 {
-        match parse_number(&word.text) {
-            Ok(number) => u32::try_from(number).unwrap_or_else(|_| {
-                self.problem("retries", format!("--retries cannot be negative ({number})"), word.span);
-                0
-            }),
-            Err(reason) => {
-                let message = format!("strconv.ParseInt: parsing {}: {reason}", go_quote(&word.text));
-                self.problem("retries", message, word.span);
-                0
-            }
-        }
-    }
-
     fn onbuild(&mut self) -> Option<Onbuild> {
         let Some(nested) = &self.node.nested else {
-            self.problem("arguments", "ONBUILD requires at least one argument", self.node.keyword.span);
+            self.at_least_one("ONBUILD");
             return None;
         };
         self.flags(flags::NONE);
@@ -478,15 +449,6 @@ impl Builder<'_> {
 pub fn is_stage_name(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_lowercase())
         && text.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-' | '_' | '.'))
-}
-
-/// Reads a signed number of 32 bits, in decimal.
-fn parse_number(text: &str) -> Result<i32, &'static str> {
-    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-    if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
-        return Err("invalid syntax");
-    }
-    text.parse().map_err(|_| "value out of range")
 }
 
 /// Returns what comments say about names: the first that begins with a name and a blank.

@@ -195,18 +195,24 @@ impl<'a> Reader<'a> {
         let start = line.start + content.len() - trimmed.len() + value.start;
         let span = Span::new(start, start + value.len());
         let value = Word::new(&trimmed[value], span);
-        // Other builders count such a line before they have read it; so does the place of the error.
-        let lines = Lines::single(line.number - 1);
-        let mut problem = |message: String| {
-            self.diagnostics.push(Diagnostic::error(Phase::Syntax, "directive", message).at(lines, span));
+        let mut problem = |message: String, hint: &str| {
+            let found = Diagnostic::error(Phase::Syntax, "directive", message).at(Lines::single(line.number), span);
+            self.diagnostics.push(found.hint(hint));
         };
         if self.directives.iter().any(|known| known.name == name) {
-            problem(format!("only one {} parser directive can be used", name.as_str()));
+            let name = name.as_str();
+            problem(
+                format!("only one {name} parser directive can be used"),
+                "remove one of them; an ordinary comment is told apart by another word before the `=`",
+            );
         } else if name == DirectiveName::Escape {
             match &*value.text {
                 "\\" => self.escape = '\\',
                 "`" => self.escape = '`',
-                other => problem(format!("invalid escape token '{other}' does not match ` or \\")),
+                other => problem(
+                    format!("invalid escape token '{other}' does not match ` or \\"),
+                    "write `# escape=\\`, which is the default, or `# escape=` with a backtick",
+                ),
             }
         }
         self.directives.push(Directive { name, value, line: line.number });

@@ -17,11 +17,14 @@ pub mod diagnostic;
 pub mod directive;
 pub mod dump;
 pub mod duration;
+mod encoding;
 pub mod expand;
 mod flags;
 pub mod git;
 mod glob;
+mod healthcheck;
 pub mod heredoc;
+pub mod hint;
 mod instruction;
 mod json;
 mod lines;
@@ -36,6 +39,7 @@ mod words;
 
 pub use ast::{File, Instruction, InstructionKind, Lines, Span, Word};
 pub use diagnostic::{Diagnostic, Phase, Severity};
+pub use encoding::parse_bytes;
 pub use instruction::{KEYWORDS, is_stage_name};
 pub use lines::MAX_LINE;
 

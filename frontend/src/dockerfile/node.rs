@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::{
     ast::{Node, Word},
     diagnostic::Problem,
+    hint,
     json::{self, JsonForm},
     lines::Joined,
     quote::go_quote,
@@ -104,7 +105,10 @@ impl Splitter<'_> {
             }
             JsonForm::OtherArray => {
                 let message = "when using JSON array syntax, arrays must be comprised of strings only";
-                self.problems.push(Problem::syntax("json-strings", message, self.line.span(range)));
+                self.problems.push(
+                    Problem::syntax("json-strings", message, self.line.span(range))
+                        .hint("put every item in double quotes, numbers too"),
+                );
                 true
             }
             JsonForm::No => false,
@@ -141,17 +145,19 @@ impl Splitter<'_> {
             node.arguments.extend([self.line.word(key), self.line.word(value), separator("", at)]);
             return;
         }
+        let mut before = None;
         for word in words {
             let written = &text[word.clone()];
             let Some(equals) = written.find('=') else {
                 let message =
                     format!("Syntax error - can't find = in {}. Must be of the form: name=value", go_quote(written));
                 self.problems.push(
-                    Problem::syntax("pair-form", message, self.line.span(word))
-                        .hint("put a value with blanks in it in quotes"),
+                    Problem::syntax("pair-form", message, self.line.span(word)).hint(hint::pair(written, before)),
                 );
-                continue;
+                // The next words most likely belong to this one.
+                return;
             };
+            before = Some(written);
             let at = word.start + equals;
             node.arguments.extend([
                 self.line.word(word.start..at),

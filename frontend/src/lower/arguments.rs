@@ -6,7 +6,7 @@ use kiln_oci::Platform;
 
 use super::Request;
 use super::environment::Environment;
-use super::stages::{Stages, error};
+use super::stages::{Stages, not_expanded};
 use crate::dockerfile::expand::{ExpandError, Expander, Expansion};
 use crate::dockerfile::{Diagnostic, Instruction, InstructionKind};
 
@@ -59,7 +59,7 @@ impl Globals {
                 (Some(value), _) => self.values.set(name, value),
                 (None, Some(default)) => {
                     let expanded = expand(&default.text, &self.values, escape)
-                        .map_err(|cause| error("expansion", cause.to_string()).at(instruction.lines, default.span))?;
+                        .map_err(|cause| not_expanded(&cause).at(instruction.lines, default.span))?;
                     self.values.set(name, &expanded.text);
                 }
                 (None, None) => {}

@@ -8,7 +8,7 @@ use super::prepare::{FilesFrom, copy_source};
 use super::remote::{self, SourceKind};
 use super::run::main_context;
 use super::stage::{Step, Worker};
-use super::stages::error;
+use super::stages::{error, not_expanded};
 use super::{owner, path};
 use crate::check::copy_ignored_file;
 use crate::dockerfile::Diagnostic;
@@ -186,7 +186,7 @@ impl Worker<'_> {
         }
         let environment = &self.state.environment;
         let expansion = Expander::for_heredoc(&|name| environment.get(name)).process_word_with_matches(content);
-        let expansion = expansion.map_err(|cause| error("expansion", cause.to_string()))?;
+        let expansion = expansion.map_err(|cause| not_expanded(&cause))?;
         self.report_unset(step, "", Some(&expansion));
         Ok(expansion.text)
     }
@@ -348,6 +348,7 @@ fn mode(text: &str) -> Result<Mode, Diagnostic> {
     match text.parse::<FileMode>() {
         Ok(FileMode::Octal(mode)) => Ok(Mode::Octal(mode)),
         Ok(FileMode::Symbolic(_)) => Ok(Mode::Symbolic(text.to_owned())),
-        Err(cause) => Err(error("invalid-chmod", cause.to_string())),
+        Err(cause) => Err(error("invalid-chmod", cause.to_string())
+            .hint("write octal digits such as `755`, or changes such as `u=rwX,go=rX`")),
     }
 }

@@ -7,7 +7,7 @@ use super::arguments::SCAN;
 use super::environment::set_in_config;
 use super::outline::OutlineArgument;
 use super::stage::{Step, Worker};
-use super::stages::error;
+use super::stages::{error, not_expanded};
 use super::{history, owner, path, ports, workdir};
 use crate::check::{
     expose_invalid_format, expose_proto_casing, json_args_recommended, legacy_key_value_format,
@@ -163,13 +163,14 @@ impl<'a> Worker<'a> {
     pub(super) fn expose(&mut self, step: Step<'_>, words: &[Word]) -> Result<(), Diagnostic> {
         let mut ports = Vec::new();
         for word in words {
-            let expansion = self.expand(&word.text).map_err(|cause| error("expansion", cause.to_string()))?;
+            let expansion = self.expand(&word.text).map_err(|cause| not_expanded(&cause))?;
             for argument in expansion.words {
                 if !step.is_trigger {
                     expose_proto_casing::check(step.instruction, &argument, self.reporter);
                     expose_invalid_format::check(step.instruction, &argument, self.reporter);
                 }
-                let found = ports::parse(&argument).map_err(|cause| error("invalid-port", cause.to_string()))?;
+                let found = ports::parse(&argument)
+                    .map_err(|cause| error("invalid-port", cause.to_string()).hint(cause.hint(&argument)))?;
                 ports.extend(found.keys());
             }
         }

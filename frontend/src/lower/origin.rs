@@ -38,7 +38,10 @@ impl Origin {
         }
         match name.parse::<Reference>() {
             Ok(reference) => Ok(Self::Image(reference.with_default_tag())),
-            Err(cause) => Err(error("invalid-reference", format!("failed to parse stage name \"{name}\": {cause}"))),
+            Err(cause) => {
+                let found = error("invalid-reference", format!("failed to parse stage name \"{name}\": {cause}"));
+                Err(Diagnostic { hint: image_hint(name), ..found })
+            }
         }
     }
 
@@ -52,6 +55,19 @@ impl Origin {
             }
         }
     }
+}
+
+/// What was perhaps meant by something that cannot be the name of an image.
+fn image_hint(name: &str) -> Option<String> {
+    if let Some((_, rest)) = name.split_once("://") {
+        return Some(format!("an image is not named by a URL: write `{rest}`"));
+    }
+    if let Some(before) = name.strip_suffix([':', '@']) {
+        return Some(format!("the tag behind `{before}` is empty; a variable in it has no value?"));
+    }
+    let lower = name.to_lowercase();
+    let is_possible = lower != name && lower.parse::<Reference>().is_ok();
+    is_possible.then(|| format!("names of images and stages are in lower case: write `{lower}`"))
 }
 
 /// The images that a round of lowering needs: known ones are checked, unknown ones collected.

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use crate::dockerfile::hint;
+
 /// Why a text is not a port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PortError {
@@ -33,6 +35,23 @@ pub(super) enum PortError {
         /// The ports of the host.
         host: String,
     },
+}
+
+impl PortError {
+    /// Returns what to try instead of `argument`.
+    pub(super) fn hint(&self, argument: &str) -> &'static str {
+        match self {
+            _ if hint::is_comment(argument) => hint::COMMENT,
+            Self::Protocol { .. } => "the protocols are `tcp`, `udp` and `sctp`",
+            _ if argument.contains(',') => "put blanks between ports, not commas",
+            Self::Ip(_) | Self::Host(_) | Self::Ranges { .. } => {
+                "EXPOSE names the port of the container alone; `docker run -p` connects it"
+            }
+            Self::Missing(_) | Self::Container(_) => {
+                "a port is a number up to 65535, or a range of rising numbers such as `8000-8010`"
+            }
+        }
+    }
 }
 
 /// The ports of one argument of EXPOSE.

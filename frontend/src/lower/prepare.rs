@@ -11,7 +11,7 @@ use super::epoch;
 use super::onbuild::{self, Trigger};
 use super::origin::{Lookup, Origin};
 use super::reach::{Dependency, check_cycles, reachable};
-use super::stages::{Stage, Stages, error};
+use super::stages::{Stage, Stages, error, not_expanded};
 use super::{Facts, ImageFact, ImageQuery, Request};
 use crate::check::{
     Reporter, from_platform_flag_const_disallowed, invalid_default_arg_in_from, redundant_target_platform,
@@ -260,16 +260,16 @@ fn head(
     escape: char,
     reporter: &mut Reporter,
 ) -> Result<Head, Diagnostic> {
-    let wrong = |cause: crate::dockerfile::expand::ExpandError| error("expansion", cause.to_string());
     let written = &stage.from.image.text;
-    let name = expand(written, &globals.values, escape).map_err(wrong)?;
+    let name = expand(written, &globals.values, escape).map_err(|cause| not_expanded(&cause))?;
     undefined_arg_in_from::check(stage.instruction, &name.unmatched, &globals.declared, reporter);
     if name.text.is_empty() {
-        return Err(error("blank-base-name", format!("base name ({written}) should not be blank")));
+        let found = error("blank-base-name", format!("base name ({written}) should not be blank"));
+        return Err(found.hint(blank_hint(&name.unmatched, globals, stages)));
     }
     let flag = match &stage.from.platform {
         None => None,
-        Some(word) => Some(platform_flag(stage, &word.text, globals, escape, reporter)?),
+        Some(word) => Some(platform_flag(stage, &word.text, stages, globals, escape, reporter)?),
     };
     let target = request.target_platform();
     if let Some(own) = &stage.name {
@@ -291,14 +291,36 @@ fn head(
     Ok(Head { base, platform })
 }
 
+/// What to do about a word of FROM that comes to nothing, because of the variables in it that have no value.
+fn blank_hint(unset: &BTreeSet<String>, globals: &Globals, stages: &Stages<'_>) -> String {
+    let is_declared_later = |name: &String| {
+        let lines = stages.list.iter().flat_map(|stage| &stage.instructions);
+        lines
+            .filter_map(|line| if let InstructionKind::Arg(list) = &line.kind { Some(list) } else { None })
+            .flatten()
+            .any(|argument| argument.name.text == *name)
+    };
+    match unset.iter().next() {
+        None => "it needs an image, a stage or `scratch`".to_owned(),
+        Some(name) if globals.declared.contains(name) => {
+            format!("give it a value with `--build-arg {name}=…`, or a default with `ARG {name}=…`")
+        }
+        Some(name) if is_declared_later(name) => {
+            format!("FROM sees only ARGs before the first FROM: move `ARG {name}` up there")
+        }
+        Some(name) => format!("declare it with `ARG {name}=…` before the first FROM"),
+    }
+}
+
 fn platform_flag(
     stage: &Stage<'_>,
     written: &str,
+    stages: &Stages<'_>,
     globals: &Globals,
     escape: char,
     reporter: &mut Reporter,
 ) -> Result<Platform, Diagnostic> {
-    let expansion = expand(written, &globals.values, escape).map_err(|cause| error("expansion", cause.to_string()))?;
+    let expansion = expand(written, &globals.values, escape).map_err(|cause| not_expanded(&cause))?;
     undefined_arg_in_from::check(stage.instruction, &expansion.unmatched, &globals.declared, reporter);
     let target = globals.values.get("TARGETPLATFORM");
     redundant_target_platform::check(stage.instruction, written, &expansion, target, reporter);
@@ -307,15 +329,17 @@ fn platform_flag(
         let mut suggestions = Suggestions::default();
         let suggestion = expansion.unmatched.iter().find_map(|name| suggestions.closest(name, &globals.declared));
         let suggestion = suggestion.map(str::to_owned);
-        return Err(
-            error("blank-platform", format!("empty platform value from expression {written}")).suggest(suggestion)
-        );
+        return Err(error("blank-platform", format!("empty platform value from expression {written}"))
+            .suggest(suggestion)
+            .hint(blank_hint(&expansion.unmatched, globals, stages)));
     }
     match expansion.text.parse::<Platform>() {
         Ok(platform) => Ok(platform.normalized()),
         Err(cause) => {
             let message = format!("failed to parse platform {}: {cause}", expansion.text);
-            Err(error("invalid-platform", message).at(stage.instruction.lines, stage.instruction.span))
+            Err(error("invalid-platform", message)
+                .at(stage.instruction.lines, stage.instruction.span)
+                .hint("a platform is `os/architecture`, such as `linux/amd64` or `linux/arm64`"))
         }
     }
 }

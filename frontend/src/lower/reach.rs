@@ -20,7 +20,8 @@ pub(super) fn check_cycles(stages: &Stages<'_>, dependencies: &[Vec<Dependency<'
     for start in 0..dependencies.len() {
         if let Some(cycle) = cycle_from(start, dependencies, &mut visited) {
             let message = format!("circular dependency detected on stage: {}", stages.list[start].display());
-            let mut found = error("circular-dependency", message);
+            let mut found = error("circular-dependency", message)
+                .hint("a stage takes files from stages above it, and never from itself");
             for instruction in cycle {
                 found = found.at(instruction.lines, instruction.span);
             }

@@ -83,9 +83,9 @@ pub(super) fn git_context(url: &str, keep_git_dir: bool) -> Result<Source, Diagn
 pub(super) fn http_source(url: &str, checksum: Option<&str>) -> Result<(Source, String), Diagnostic> {
     let checksum = match checksum {
         None => None,
-        Some(text) => {
-            Some(text.parse::<ReferenceDigest>().map_err(|cause| error("invalid-checksum", checksum_message(&cause)))?)
-        }
+        Some(text) => Some(text.parse::<ReferenceDigest>().map_err(|cause| {
+            error("invalid-checksum", checksum_message(&cause)).hint("it is `sha256:` and 64 hexadecimal digits")
+        })?),
     };
     let filename = file_name(url);
     Ok((Source::Http { url: url.to_owned(), filename: filename.clone(), checksum }, filename))

@@ -8,9 +8,9 @@ use super::prepare::{FilesFrom, mount_source};
 use super::stage::{Step, Worker};
 use super::stages::error;
 use super::{arguments, path};
-use crate::dockerfile::Diagnostic;
 use crate::dockerfile::ast::{Run, RunCommand, RunNetwork, Security as WrittenSecurity};
 use crate::dockerfile::mount::{self, Mount as WrittenMount, MountKind as WrittenKind};
+use crate::dockerfile::{Diagnostic, hint};
 use crate::graph::{
     Copy, CopyFrom, Edge, Exec, FileAction, FileOp, Mode, Mount, MountKind, Network, Op, Security, Vertex,
 };
@@ -143,7 +143,7 @@ impl Worker<'_> {
         for expansion in expansions.into_inner() {
             self.report_unset(step, "", Some(&expansion));
         }
-        read.map_err(|cause| error("invalid-mount", cause.to_string()))
+        read.map_err(|cause| Diagnostic { hint: hint::mount(&cause), ..error("invalid-mount", cause.to_string()) })
     }
 
     fn mount(
@@ -164,7 +164,16 @@ impl Worker<'_> {
             ssh_count,
             input: None,
         };
-        let wrong = |cause: mounts::MountError| error("invalid-mount", cause.to_string());
+        let wrong = |cause: mounts::MountError| {
+            let hint = match &cause {
+                mounts::MountError::Target(_) if written.target.is_none() => {
+                    "say where it is to be: `target=/path`; without, it would be the working directory"
+                }
+                mounts::MountError::Target(_) => "a directory below the root can be mounted on, the root itself not",
+                mounts::MountError::SshSource => "leave `source` out: the agent is chosen by `id`",
+            };
+            error("invalid-mount", cause.to_string()).hint(hint)
+        };
         // What is wrong with a mount is said before its source is looked for.
         let mount = mounts::lower(written, &around).map_err(wrong)?;
         if !matches!(written.kind, WrittenKind::Bind | WrittenKind::Cache) {

@@ -11,7 +11,7 @@ use super::name::{Namer, with_upper_keyword};
 use super::origin::Origin;
 use super::outline::Gathered;
 use super::prepare::{Base, Prepared};
-use super::stages::error;
+use super::stages::{error, not_expanded};
 use super::{history, workdir};
 use crate::check::{Reporter, invalid_base_image_platform, undefined_var};
 use crate::dockerfile::expand::{ExpandError, Expander, Expansion};
@@ -342,7 +342,7 @@ impl<'a> Worker<'a> {
 
     /// Expands a text, and reports the variables in it that nothing sets.
     pub(super) fn text(&mut self, step: Step<'_>, text: &str) -> Result<String, Diagnostic> {
-        let expansion = self.expand(text).map_err(|cause| error("expansion", cause.to_string()));
+        let expansion = self.expand(text).map_err(|cause| not_expanded(&cause));
         self.report_unset(step, text, expansion.as_ref().ok());
         Ok(expansion?.text)
     }

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use crate::dockerfile::ast::From;
-use crate::dockerfile::{Diagnostic, File, Instruction, InstructionKind, Phase};
+use crate::dockerfile::expand::ExpandError;
+use crate::dockerfile::{Diagnostic, File, Instruction, InstructionKind, Phase, hint};
 
 /// A file, cut at its FROMs.
 #[derive(Debug)]
@@ -108,6 +109,11 @@ impl Stage<'_> {
     pub(super) fn display(&self) -> String {
         self.name.clone().unwrap_or_else(|| format!("stage-{}", self.index))
     }
+}
+
+/// The error about a word that cannot be expanded.
+pub(super) fn not_expanded(cause: &ExpandError) -> Diagnostic {
+    Diagnostic { hint: hint::expansion(&cause.cause).map(str::to_owned), ..error("expansion", cause.to_string()) }
 }
 
 /// An error of lowering.

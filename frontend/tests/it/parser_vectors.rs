@@ -57,7 +57,7 @@ fn nodes(file: &File) -> Vec<Value> {
 }
 
 fn lines(diagnostic: &Diagnostic) -> Value {
-    diagnostic.lines.iter().map(|lines| json!([lines.first, lines.last])).collect()
+    diagnostic.reported_lines().iter().map(|lines| json!([lines.first, lines.last])).collect()
 }
 
 #[test]

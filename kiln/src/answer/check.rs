@@ -113,7 +113,7 @@ fn warning(found: &Diagnostic) -> Warning {
 /// What a builder would stop at.
 fn wrong(error: &BuildError) -> Wrong {
     match kiln_frontend::dockerfile::diagnostic::first_error(&error.diagnostics) {
-        Some(found) => Wrong { message: found.full_text(), location: Location::of(&found.lines) },
+        Some(found) => Wrong { message: found.full_text(), location: Location::of(&found.reported_lines()) },
         None => {
             let lines: Vec<Lines> =
                 error.location.iter().map(|location| Lines::new(location.lines.0, location.lines.1)).collect();

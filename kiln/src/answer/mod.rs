@@ -7,6 +7,8 @@ pub mod describe;
 pub mod outline;
 pub mod targets;
 
+use std::num::NonZeroUsize;
+
 use kiln_frontend::dockerfile::Lines;
 use serde::Serialize;
 
@@ -27,13 +29,16 @@ pub struct Range {
 
 #[derive(Debug, Serialize)]
 struct Position {
-    line: usize,
+    /// Counted from 1; there is none where BuildKit has counted 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<NonZeroUsize>,
 }
 
 impl Location {
     /// The place of some lines; nothing for none.
     pub fn of(lines: &[Lines]) -> Option<Self> {
-        let range = |line| Range { start: Position { line }, end: Position { line } };
+        let position = |line| Position { line: NonZeroUsize::new(line) };
+        let range = |line| Range { start: position(line), end: position(line) };
         let each = lines.iter().flat_map(|lines| lines.first..=lines.last.max(lines.first));
         (!lines.is_empty()).then(|| Self { ranges: each.map(range).collect() })
     }

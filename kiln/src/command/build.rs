@@ -212,28 +212,20 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     if let Some(name) = &arguments.ignore_file {
         contexts = contexts.with_ignore_file(&current.join(name), name)?;
     }
-    if request.build_file.text.is_empty() {
-        return Err(failed(
-            BuildError::input("the Dockerfile cannot be empty").hint("a build file starts with `FROM`"),
-        ));
-    }
-    if let Some(found) = lower::foreign_frontend(&source.text, &request.options) {
-        let error = BuildError::input(found.message.clone());
-        return Err(failed(BuildError { diagnostics: vec![found], ..error }));
-    }
-    request.options.ignore = contexts.ignored()?;
     if let Some(path) = arguments.iidfile.as_ref().filter(|_| call.method == Method::Build) {
         // The id of an earlier build must not be taken for this one's.
         let _ = std::fs::remove_file(path);
     }
 
+    let ignored = contexts.ignored().map(|patterns| request.options.ignore = patterns);
     let client = Client { contexts: &contexts, secrets: &lent, results: &LocalResults, steps, cancel };
     if call.method != Method::Build {
-        let answered = call.run(&engine, request, &client, &source);
+        let answered = call.run(&engine, request, &client, &source, ignored);
         drop(client);
         drop(display);
         return answered;
     }
+    ignored?;
     if let Some(form) = arguments.print {
         let plan = engine.plan(&request, &client).map_err(failed)?;
         return super::print(&form.draw(&plan));
@@ -437,6 +429,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Parser)]
+    #[command(args_override_self = true)]
     struct Line {
         #[command(flatten)]
         arguments: Arguments,
@@ -482,6 +475,61 @@ mod tests {
         assert!(request.pull && request.options.no_cache && request.outputs.is_empty());
         assert_eq!(request.options.no_cache_filter, ["a", "b"]);
         assert_eq!((request.jobs, request.options.shm_size), (Some(3), Some(1 << 30)));
+    }
+
+    #[test]
+    fn of_a_flag_with_one_value_the_last_counts_and_lists_grow() {
+        let arguments = read(&[
+            "--target=a",
+            "--target",
+            "b",
+            "-f",
+            "x",
+            "--file=y",
+            "--progress=tty",
+            "--progress",
+            "plain",
+            "-q",
+            "-q",
+            "--no-cache",
+            "--no-cache=false",
+            "--pull=false",
+            "--pull",
+            "--network=host",
+            "--network=none",
+            "--shm-size=1g",
+            "--shm-size=2g",
+            "--iidfile=i",
+            "--iidfile=j",
+            "--check",
+            "--check",
+            ".",
+        ]);
+        assert_eq!((arguments.target.as_deref(), arguments.file.as_deref()), (Some("b"), Some("y")));
+        assert_eq!((arguments.progress, &*arguments.network), (Some(Mode::Plain), "none"));
+        assert!(!arguments.no_cache && arguments.pull && arguments.quiet && arguments.check);
+        assert_eq!((arguments.shm_size.as_deref(), arguments.iidfile), (Some("2g"), Some("j".into())));
+        let request = request(&[
+            "-t",
+            "a",
+            "-t",
+            "b",
+            "--build-arg=x=1",
+            "--build-arg=x=2",
+            "--build-arg=y=3",
+            "--label=l=1",
+            "--label=l=2",
+            "--platform=linux/amd64",
+            "--platform=linux/arm64",
+            "--no-cache-filter=a",
+            "--no-cache-filter=b",
+            ".",
+        ])
+        .unwrap();
+        assert_eq!((request.names.len(), request.platforms.len()), (2, 2));
+        assert_eq!(request.options.no_cache_filter, ["a", "b"]);
+        let arguments = request.options.build_args;
+        assert_eq!((&*arguments["x"], &*arguments["y"], &*request.options.labels["l"]), ("2", "3", "2"));
     }
 
     #[test]

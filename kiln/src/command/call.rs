@@ -1,6 +1,6 @@
 //! `kiln build --call`: asking about a build file instead of building it.
 
-use kiln_builder::{BuildError, BuildRequest, Client, Engine};
+use kiln_builder::{BuildError, BuildRequest, Client, Engine, parse_build_file};
 use kiln_frontend::check::{self, Options, Reporter};
 use kiln_frontend::dockerfile::{self, Diagnostic, csv, suggest};
 use kiln_frontend::lower;
@@ -75,24 +75,26 @@ impl Call {
         Ok(call)
     }
 
-    /// Asks, and prints the answer.
+    /// Asks, and prints the answer. A check answers with what keeps the file from being built, too: `ignored` is whether
+    /// the ignore file can be used.
     pub fn run(
         &self,
         engine: &Engine,
         mut request: BuildRequest,
         client: &Client<'_>,
         file: &SourceText,
+        ignored: Result<(), BuildError>,
     ) -> Result<(), Failure> {
         let failed = |error: BuildError| Failure::Error { error, file: Some(file.clone()) };
         match self.method {
             Method::Build => Ok(()),
             Method::Describe => super::print(&if self.json { describe::document() } else { describe::text() }),
             Method::Targets => {
-                let found = targets_of(&request, file).map_err(failed)?;
+                let found = targets_of(&request).map_err(failed)?;
                 super::print(&if self.json { targets::document(&found, file) } else { targets::text(&found) })
             }
             Method::Outline => {
-                let plan = engine.plan(&request, client).map_err(failed)?;
+                let plan = ignored.and_then(|()| engine.plan(&request, client)).map_err(failed)?;
                 super::print(&match self.json {
                     true => outline::document(&plan.outline, file),
                     false => outline::text(&plan.outline),
@@ -100,7 +102,7 @@ impl Call {
             }
             Method::Check => {
                 request.options.check = true;
-                let report = match engine.plan(&request, client) {
+                let report = match ignored.and_then(|()| engine.plan(&request, client)) {
                     Ok(plan) => Report { warnings: plan.warnings, error: None },
                     Err(error) => refused(error, &request, file),
                 };
@@ -131,13 +133,8 @@ fn method(name: &str) -> Result<Method, BuildError> {
 }
 
 /// Lists the targets of a file without asking anybody for images.
-fn targets_of(request: &BuildRequest, file: &SourceText) -> Result<Vec<lower::Target>, BuildError> {
-    let (parsed, diagnostics) = dockerfile::parse(&file.text);
-    let errors: Vec<Diagnostic> = diagnostics.into_iter().filter(Diagnostic::is_error).collect();
-    if !errors.is_empty() {
-        let message = format!("{} has mistakes in it", request.build_file.name);
-        return Err(BuildError { diagnostics: errors, ..BuildError::input(message) });
-    }
+fn targets_of(request: &BuildRequest) -> Result<Vec<lower::Target>, BuildError> {
+    let (parsed, _) = parse_build_file(&request.build_file, &request.options)?;
     lower::targets(&parsed)
         .map_err(|found| BuildError { diagnostics: vec![found.clone()], ..BuildError::input(found.message) })
 }

@@ -32,7 +32,6 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let current = std::env::current_dir()
         .map_err(|error| BuildError::environment(format!("cannot tell the current directory: {error}")))?;
     let found = build_file::find(Some(file), Path::new("."), &current)?;
-    let text = String::from_utf8_lossy(&found.file.text);
-    let (parsed, diagnostics) = dockerfile::parse(&text);
+    let (parsed, diagnostics) = dockerfile::parse_bytes(&found.file.text);
     super::print(&format!("{:#}\n", dump::file(&parsed, &diagnostics)))
 }

@@ -30,7 +30,14 @@ use crate::message::{self, Failure};
 
 /// Build images from Dockerfiles, without a daemon
 #[derive(Debug, Parser)]
-#[command(name = "kiln", version, propagate_version = false, disable_help_subcommand = true, max_term_width = 110)]
+#[command(
+    name = "kiln",
+    version,
+    propagate_version = false,
+    disable_help_subcommand = true,
+    args_override_self = true,
+    max_term_width = 110
+)]
 pub struct CommandLine {
     #[command(subcommand)]
     command: Command,

@@ -61,6 +61,43 @@ fn checks_can_be_errors_or_be_skipped() {
 }
 
 #[test]
+fn a_check_answers_with_json_whatever_is_wrong() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    // What is wrong, the line that programs are told, and the one that people are shown.
+    for (text, message, line, shown) in [
+        (&b""[..], "the Dockerfile cannot be empty", None, None),
+        (b"# nothing\n", "file with no instructions", Some(1), Some(1)),
+        (b"FROM busybox\nRNU x\n", "dockerfile parse error on line 2: unknown instruction: RNU", Some(2), Some(2)),
+        (b"# escape=x\nFROM busybox\n", "invalid escape token 'x' does not match ` or \\", None, Some(1)),
+        (b"# check=a=b\n# check=a=b\nFROM busybox\n", "only one check parser directive can be used", Some(1), Some(2)),
+        (b"# syntax=other/language\nx y\n", "the file is written for the frontend `other/language`", Some(1), Some(1)),
+        (b"FROM busybox\nENV a=\xe9\n", "line 2 is not UTF-8 text", Some(2), Some(2)),
+        (b"\xff\xfeF\0", "the file is UTF-16 text", None, None),
+        (b"FROM busybox\nSTOPSIGNAL x\n", "invalid signal: x", Some(2), Some(2)),
+    ] {
+        bed.write("context/Dockerfile", text);
+        let outcome = build(&bed, "context").arg("--call=check,format=json").run().failure();
+        let told = outcome.text();
+        let document: Value = serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error} in {told}"));
+        let error = &document["buildError"];
+        assert!(error["message"].as_str().is_some_and(|text| text.starts_with(message)), "{message} in {told}");
+        let found = error["location"]["ranges"][0]["start"]["line"].as_u64();
+        assert_eq!(found, line, "{message} in {told}");
+        if let Some(line) = shown {
+            outcome.says(&[&format!("Dockerfile:{line}\n")]);
+        }
+    }
+    dockerfile(&bed, "context", "FROM busybox\n");
+    bed.write("context/.dockerignore", "a[\n");
+    let told = build(&bed, "context").arg("--call=check,format=json").run().failure().text();
+    let document: Value = serde_json::from_str(&told).expect("JSON");
+    assert!(document["buildError"]["message"].as_str().is_some_and(|text| text.contains(".dockerignore")), "{told}");
+}
+
+#[test]
 fn outline_and_targets_are_told_as_json() {
     if unable() {
         return;

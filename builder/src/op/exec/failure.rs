@@ -79,7 +79,7 @@ fn not_found_hint(op: &Exec, log: &[String]) -> Option<String> {
     if word.contains('/') {
         return Some(format!(
             "`{word}` is not in the image, or it is and what its `#!` line or its header asks for is not: an interpreter, \
-             or a loader of another C library"
+             or a loader of another C library; lines that end in CR LF ask for an interpreter with a CR behind its name"
         ));
     }
     Some(format!("{shell} found no program `{word}` in the image: install it in an earlier RUN, or check the spelling"))
