@@ -13,6 +13,7 @@ use kiln_runtime::{Cancel, Footing, Ids, Isolation, Program};
 use crate::entitlement;
 use crate::error::{BuildError, chain};
 use crate::export::output::{self, Exporter};
+use crate::fetch::FetchedContext;
 use crate::layers::Layers;
 use crate::op::exec::{self, SharedNetwork};
 use crate::plan::{self, Planned};
@@ -118,14 +119,18 @@ impl Engine {
         self.store.sweep().map_err(|error| environment(&error))?;
         kiln_runtime::network::sweep();
         let steps = client.steps.clone();
+        let mut context = request.context.clone();
         let mut retries = 0;
         let mut changes = 0;
         loop {
             // Each try has a token of its own, which the engine uses itself when a part fails.
             let work = self.work(steps.clone(), Cancel::new());
             let result = linked(&client.cancel, &work.cancel, || {
+                if let Some(context) = &mut context {
+                    *context = self.fetcher(&steps, client.secrets, &work.cancel).restore(context)?;
+                }
                 let planned = self.planned(request, &work)?;
-                self.build_planned(request, client, &work, planned)
+                self.build_planned(request, context.as_ref(), client, &work, planned)
             });
             let is_over = client.cancel.is_cancelled();
             match result {
@@ -172,6 +177,7 @@ impl Engine {
     fn build_planned(
         &self,
         request: &BuildRequest,
+        context: Option<&FetchedContext>,
         client: &Client,
         work: &Work,
         planned: Planned,
@@ -184,7 +190,7 @@ impl Engine {
             store: &self.store,
             layers: work.layers.clone(),
             graph: &planned.graph,
-            context: request.context.as_ref(),
+            context,
             images: &planned.images,
             client,
             cancel: work.cancel.clone(),

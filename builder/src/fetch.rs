@@ -13,7 +13,7 @@ use crate::error::BuildError;
 use crate::op::content::Contents;
 use crate::op::files::{FileKind, FileNode};
 use crate::seam::Secrets;
-use crate::source::context::DOWNLOAD;
+use crate::source::context::{Archive, DOWNLOAD};
 use crate::source::git::GitTree;
 use crate::source::image::environment;
 use crate::source::remote::{Remote, RemoteTree, read_file};
@@ -21,25 +21,47 @@ use crate::step::{Step, Steps};
 
 pub use crate::source::context::{HEAD as ARCHIVE_HEAD, is_archive};
 
+/// How often something is fetched again because what the store had of it turned out to be damaged.
+const MAX_RETRIES: usize = 8;
+
 /// Fetches, before the build that needs it.
 pub struct Fetcher<'a> {
     engine: &'a Engine,
     secrets: &'a dyn Secrets,
     work: Work,
-    contents: Contents,
+    contents: Arc<Contents>,
+}
+
+/// Where a context comes from.
+#[derive(Clone)]
+enum From {
+    Archive {
+        archive: Arc<Archive>,
+        /// It is kept for as long as they are.
+        _contents: Arc<Contents>,
+    },
+    Http(String),
+    Git(Box<GitTree>),
 }
 
 /// A context that the store has, to be built from instead of a directory of the client.
 ///
 /// No prune runs while it lives.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct FetchedContext {
+    from: From,
     tree: RemoteTree,
     /// The one file is not part of a context, but the build file itself.
     is_build_file: bool,
     /// When the server says that it was last changed.
     changed: Option<i64>,
     _lock: Arc<kiln_cache::StoreLock>,
+}
+
+impl std::fmt::Debug for FetchedContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FetchedContext").field("tree", &self.tree).finish_non_exhaustive()
+    }
 }
 
 impl FetchedContext {
@@ -58,7 +80,7 @@ impl Engine {
     /// Returns what fetches contexts, telling `steps` of it.
     pub fn fetcher<'a>(&'a self, steps: &Steps, secrets: &'a dyn Secrets, cancel: &Cancel) -> Fetcher<'a> {
         let work = self.work(steps.clone(), cancel.clone());
-        let contents = Contents::new(work.layers.clone(), self.store.clone());
+        let contents = Arc::new(Contents::new(work.layers.clone(), self.store.clone()));
         Fetcher { engine: self, secrets, work, contents }
     }
 }
@@ -69,7 +91,10 @@ impl Fetcher<'_> {
     /// # Errors
     /// When it cannot be read or unpacked.
     pub fn archive(&self, stream: &mut dyn Read) -> Result<FetchedContext, BuildError> {
-        self.context("[internal] load remote build context", |remote| Ok((remote.archive(stream)?, false, None)))
+        let step = self.work.steps.start("[internal] load remote build context");
+        let received = self.remote(&step).receive_archive(stream);
+        let archive = step.end(received)?;
+        self.context(From::Archive { archive: Arc::new(archive), _contents: self.contents.clone() })
     }
 
     /// Downloads a context: an archive, or nothing but a build file.
@@ -77,10 +102,7 @@ impl Fetcher<'_> {
     /// # Errors
     /// When it cannot be had or unpacked.
     pub fn http(&self, url: &str) -> Result<FetchedContext, BuildError> {
-        self.context("[internal] load remote build context", |remote| {
-            let (tree, is_archive, changed) = remote.http_context(url)?;
-            Ok((tree, !is_archive, changed))
-        })
+        self.context(From::Http(url.to_owned()))
     }
 
     /// Checks out a context. `options` say what is kept of the repository, and which time files have.
@@ -102,8 +124,23 @@ impl Fetcher<'_> {
             commit_times: parsed.mtime == "commit"
                 || parsed.mtime.is_empty() && options.build_args.contains_key("SOURCE_DATE_EPOCH"),
         };
-        let step = format!("[internal] load git source {}", tree.shown());
-        self.context(&step, |remote| Ok((remote.git(&tree)?, false, None)))
+        self.context(From::Git(Box::new(tree)))
+    }
+
+    /// Fetches once more what the store has lost: it was damaged. Nothing is done when it is there.
+    ///
+    /// # Errors
+    /// When it cannot be had, or is not the same any more.
+    pub(crate) fn restore(&self, context: &FetchedContext) -> Result<FetchedContext, BuildError> {
+        if context.chain().iter().all(|diff_id| self.work.layers.is_available(diff_id)) {
+            return Ok(context.clone());
+        }
+        let again = self.context(context.from.clone())?;
+        match again.class() == context.class() {
+            true => Ok(again),
+            false => Err(BuildError::environment("the build context was damaged, and is another by now")
+                .hint("build again: it will be that of the server")),
+        }
     }
 
     /// Downloads a build file of at most `limit` bytes.
@@ -113,7 +150,7 @@ impl Fetcher<'_> {
     pub fn build_file(&self, url: &str, limit: u64) -> Result<Vec<u8>, BuildError> {
         let _lock = self.engine.store.lock_shared().map_err(|error| environment(&error))?;
         let step = self.work.steps.start("[internal] load remote build file");
-        let text = self.remote(&step).http_text(url, limit);
+        let text = self.healing(|| self.remote(&step).http_text(url, limit));
         step.end(text)
     }
 
@@ -124,7 +161,10 @@ impl Fetcher<'_> {
     /// When it is larger than `limit`, or cannot be read.
     pub fn read(&self, context: &FetchedContext, name: &str, limit: u64) -> Result<Option<Vec<u8>>, BuildError> {
         let name = if context.is_build_file { DOWNLOAD } else { name };
-        read_file(&self.work.layers, &self.contents, &context.tree, name, limit)
+        self.healing(|| {
+            let context = self.restore(context)?;
+            read_file(&self.work.layers, &self.contents, &context.tree, name, limit)
+        })
     }
 
     /// Returns the time of a context, in seconds since 1970: what the server said, else that of the newest file. A
@@ -136,22 +176,44 @@ impl Fetcher<'_> {
         if context.changed.is_some() {
             return Ok(context.changed);
         }
-        let files = self.work.layers.files(&context.tree.chain)?;
+        let files = self.healing(|| self.work.layers.files(self.restore(context)?.chain()))?;
         let is_content = |name: &[u8]| name != b".git";
         Ok(files.children.iter().filter(|(name, _)| is_content(name)).filter_map(|(_, node)| newest(node)).max())
     }
 
-    fn context(
-        &self,
-        name: &str,
-        fetch: impl FnOnce(&Remote) -> Result<(RemoteTree, bool, Option<i64>), BuildError>,
-    ) -> Result<FetchedContext, BuildError> {
+    fn context(&self, from: From) -> Result<FetchedContext, BuildError> {
         let lock = self.engine.store.lock_shared().map_err(|error| environment(&error))?;
         self.engine.store.sweep().map_err(|error| environment(&error))?;
-        let step = self.work.steps.start(name);
-        let fetched = fetch(&self.remote(&step));
+        let step = self.work.steps.start(match &from {
+            From::Archive { .. } => "[internal] unpack build context".to_owned(),
+            From::Http(_) => "[internal] load remote build context".to_owned(),
+            From::Git(tree) => format!("[internal] load git source {}", tree.shown()),
+        });
+        let remote = self.remote(&step);
+        let fetched = self.healing(|| match &from {
+            From::Archive { archive, .. } => Ok((remote.archive(archive)?, false, None)),
+            From::Http(url) => {
+                let (tree, is_archive, changed) = remote.http_context(url)?;
+                Ok((tree, !is_archive, changed))
+            }
+            From::Git(tree) => Ok((remote.git(tree)?, false, None)),
+        });
         let (tree, is_build_file, changed) = step.end(fetched)?;
-        Ok(FetchedContext { tree, is_build_file, changed, _lock: Arc::new(lock) })
+        Ok(FetchedContext { from, tree, is_build_file, changed, _lock: Arc::new(lock) })
+    }
+
+    /// Tries again where something in the store turned out to be damaged: it was taken away, and is made again.
+    fn healing<T>(&self, work: impl Fn() -> Result<T, BuildError>) -> Result<T, BuildError> {
+        let mut retries = 0;
+        loop {
+            match work() {
+                Err(error) if retries < MAX_RETRIES && (self.work.layers.met_damage() || error.is_damage) => {
+                    tracing::warn!(%error, "something in the store is damaged; getting it again");
+                    retries += 1;
+                }
+                result => return result,
+            }
+        }
     }
 
     fn remote<'r>(&'r self, step: &'r Step) -> Remote<'r> {

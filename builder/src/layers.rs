@@ -19,6 +19,7 @@ use kiln_registry_client::{Client as Registry, Error as RegistryError, Repositor
 use kiln_runtime::Cancel;
 
 use crate::error::{BuildError, Kind, chain};
+use crate::op::content::DamagedLayer;
 use crate::op::files::FileNode;
 use crate::op::layer_files;
 use crate::request::LayerOptions;
@@ -80,7 +81,7 @@ impl Layers {
         }
     }
 
-    /// Whether a blob turned out to be damaged since the last call.
+    /// Whether something of a layer turned out to be damaged since the last call.
     pub fn met_damage(&self) -> bool {
         self.damage.swap(false, Ordering::Relaxed)
     }
@@ -101,7 +102,7 @@ impl Layers {
             return Ok(path);
         }
         self.bring(diff_id, Form::Directory)?;
-        layer::ensure_directory(&self.store, diff_id).map_err(|error| failed(&error))
+        layer::ensure_directory(&self.store, diff_id).map_err(|error| self.failed(&error))
     }
 
     /// Returns the directories of a chain, lowest first; those that are missing are brought
@@ -123,7 +124,7 @@ impl Layers {
             return Ok(tree.clone());
         }
         self.all(layers, Form::Index)?;
-        let tree = Arc::new(Tree::of(&self.store, layers).map_err(|error| failed(&error))?);
+        let tree = Arc::new(Tree::of(&self.store, layers).map_err(|error| self.failed(&error))?);
         self.trees.lock().expect("no panic under the lock").insert(layers.to_vec(), tree.clone());
         Ok(tree)
     }
@@ -163,7 +164,8 @@ impl Layers {
                 if !self.has(diff_id, Form::Blob) && blobs.iter().any(|blob| !blob.sources.is_empty()) {
                     self.bring(diff_id, Form::Blob)?;
                 }
-                let made = layer::ensure_blob(&self.store, diff_id, compression).map_err(|error| failed(&error))?;
+                let made =
+                    layer::ensure_blob(&self.store, diff_id, compression).map_err(|error| self.failed(&error))?;
                 self.wrote(made.digest);
                 Ok(made)
             }
@@ -184,7 +186,7 @@ impl Layers {
             return Ok(known);
         }
         self.bring(diff_id, Form::Directory)?;
-        let packed = layer::clamp(&self.store, diff_id, latest, compression).map_err(|error| failed(&error))?;
+        let packed = layer::clamp(&self.store, diff_id, latest, compression).map_err(|error| self.failed(&error))?;
         if let Some(blob) = &packed.blob {
             self.wrote(blob.digest);
         }
@@ -261,6 +263,27 @@ impl Layers {
         self.remote(&blob).map_err(io::Error::other)
     }
 
+    /// Sorts an error of the store. A layer's directory that turned out to be damaged is taken away.
+    pub fn failed(&self, error: &LayerError) -> BuildError {
+        let mut built = failed(error);
+        built.is_damage |= self.take_damage(error);
+        // Whoever asked may not be able to pass it on.
+        self.damage.fetch_or(built.is_damage, Ordering::Relaxed);
+        built
+    }
+
+    /// Takes a layer's directory away if an error says that it is damaged; returns whether it did. The layer is brought or
+    /// made again when it is asked for the next time.
+    pub fn take_damage(&self, error: &(dyn std::error::Error + 'static)) -> bool {
+        let diff_id = find(error, |error| match error.downcast_ref() {
+            Some(LayerError::NotReproducible(diff_id)) => Some(*diff_id),
+            _ => error.downcast_ref::<DamagedLayer>().map(|damaged| damaged.diff_id),
+        });
+        let Some(diff_id) = diff_id else { return false };
+        let taken = self.store.layer(&diff_id).discard_directory();
+        taken.inspect_err(|error| tracing::debug!(%error, "the directory of layer {diff_id} stays")).is_ok()
+    }
+
     fn all(&self, layers: &[Digest], form: Form) -> Result<(), BuildError> {
         let missing: Vec<&Digest> = layers.iter().filter(|diff_id| !self.has(diff_id, form)).collect();
         if missing.is_empty() {
@@ -306,7 +329,7 @@ impl Layers {
                 Form::Index => layer::ensure_index(&self.store, diff_id).map(drop),
                 Form::Blob => layer::ensure_blob(&self.store, diff_id, Compression::Gzip).map(drop),
             }
-            .map_err(|error| failed(&error));
+            .map_err(|error| self.failed(&error));
         }
         let blob = blobs.into_iter().find(|blob| !blob.sources.is_empty()).ok_or_else(|| {
             BuildError::environment(format!("layer {diff_id} is not in the store any more"))
@@ -337,7 +360,7 @@ impl Layers {
             keep_blob: true,
         };
         let result = layer::unpack(&self.store, &unpack, &mut stream, &|| self.cancel.is_cancelled());
-        result.map_err(|error| failed(&error).context(format!("cannot pull {}", blob.descriptor.digest)))
+        result.map_err(|error| self.failed(&error).context(format!("cannot pull {}", blob.descriptor.digest)))
     }
 
     /// Opens the first source that answers.
@@ -379,7 +402,7 @@ fn is_of(descriptor: &Descriptor, compression: Compression) -> bool {
 }
 
 /// Sorts an error of the store.
-pub fn failed(error: &LayerError) -> BuildError {
+fn failed(error: &LayerError) -> BuildError {
     if let LayerError::Stream { source, .. } = error
         && let Some(error) = RegistryError::from_io(source)
     {
@@ -412,26 +435,26 @@ const CHANGED_HINT: &str = "build again when nothing writes to it, or leave it o
 
 /// Whether a context's file was not the one that was walked any more.
 pub fn is_changed(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut current = Some(error);
-    while let Some(error) = current {
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if inner.is_some_and(|inner| inner.is::<crate::source::local::Changed>()) {
-            return true;
-        }
-        current = error.source();
-    }
-    false
+    find(error, |error| error.is::<crate::source::local::Changed>().then_some(())).is_some()
 }
 
 fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut current = Some(error);
-    while let Some(error) = current {
-        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::StorageFull) {
-            return true;
-        }
-        current = error.source();
-    }
-    false
+    let is_full = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
+    find(error, |error| error.downcast_ref().filter(|error| is_full(error)).map(drop)).is_some()
+}
+
+/// Looks for something in an error and all that is underneath it, also in what another error only wraps.
+fn find<T>(
+    error: &(dyn std::error::Error + 'static),
+    look: impl Fn(&(dyn std::error::Error + 'static)) -> Option<T> + Copy,
+) -> Option<T> {
+    let wrapped: Option<&(dyn std::error::Error + 'static)> = match error.downcast_ref() {
+        Some(LayerError::Other(inner)) => Some(&**inner),
+        _ => error.downcast_ref().and_then(io::Error::get_ref).map(|inner| inner as _),
+    };
+    look(error)
+        .or_else(|| wrapped.and_then(|inner| find(inner, look)))
+        .or_else(|| error.source().and_then(|source| find(source, look)))
 }
 
 /// A blob of the store that tells when it turns out to be damaged.

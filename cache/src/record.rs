@@ -86,6 +86,12 @@ impl Store {
         self.classes(Relation::Keys, key).next()
     }
 
+    /// Returns every class that a key ever led to, the newest first, each once.
+    pub fn classes_of(&self, key: &Digest) -> Vec<Digest> {
+        let mut seen = std::collections::HashSet::new();
+        self.classes(Relation::Keys, key).filter(|class| seen.insert(*class)).collect()
+    }
+
     /// Returns all results of a class, the newest first.
     pub fn results(&self, class: &Digest) -> Vec<Record> {
         let directory = Relation::Results.directory(self).join(class.hex());

@@ -141,6 +141,25 @@ impl<W: Write> Tar<'_, W> {
     }
 }
 
+/// A file that cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}")]
+struct Unwritten {
+    path: String,
+    #[source]
+    source: io::Error,
+}
+
+impl Unwritten {
+    /// Says at which file something went wrong, if that is not said yet.
+    fn at(path: &[Name], source: io::Error) -> io::Error {
+        if source.get_ref().is_some_and(|inner| inner.is::<Self>()) {
+            return source;
+        }
+        io::Error::new(source.kind(), Self { path: display(path), source })
+    }
+}
+
 /// Whom written files belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owners {
@@ -212,9 +231,7 @@ impl Directory<'_> {
     fn children(&mut self, node: &FileNode, fd: &OwnedFd, path: &mut Vec<Name>) -> io::Result<()> {
         for (name, child) in &node.children {
             path.push(name.clone());
-            self.entry(child, fd, name, path).map_err(|error| {
-                io::Error::new(error.kind(), format!("{}: {error}", crate::op::files::display(path)))
-            })?;
+            self.entry(child, fd, name, path).map_err(|error| Unwritten::at(path, error))?;
             path.pop();
         }
         Ok(())
@@ -278,7 +295,7 @@ impl Directory<'_> {
                 utimensat(fd, name, &self.times(meta), AtFlags::SYMLINK_NOFOLLOW)?;
             }
             FileKind::Char | FileKind::Block | FileKind::Fifo | FileKind::Directory => {
-                self.skipped.push(crate::op::files::display(path));
+                self.skipped.push(display(path));
                 return Ok(());
             }
         }

@@ -193,7 +193,7 @@ impl Exporter<'_> {
         let write = || -> Result<(), BuildError> {
             let (parts, contents) = self.files(None)?;
             let mut stream = self.client.results.stream(destination).map_err(|error| write_failed(&error))?;
-            files::tar(&parts, &contents, self.epoch(), &mut stream).map_err(|error| write_failed(&error))?;
+            files::tar(&parts, &contents, self.epoch(), &mut stream).map_err(|error| self.copy_failed(&error))?;
             stream.finish().map_err(|error| write_failed(&error))
         };
         step.end(write())
@@ -205,8 +205,8 @@ impl Exporter<'_> {
             let (parts, contents) = self.files(split)?;
             files::check_apart(&parts)?;
             let target = self.client.results.directory(directory).map_err(|error| write_failed(&error))?;
-            let skipped =
-                files::directories(&parts, &contents, self.epoch(), &target).map_err(|error| write_failed(&error))?;
+            let skipped = files::directories(&parts, &contents, self.epoch(), &target)
+                .map_err(|error| self.copy_failed(&error))?;
             if !skipped.is_empty() {
                 step.note(format!("not written, as they are no ordinary files: {}", skipped.join(", ")));
             }
@@ -214,6 +214,11 @@ impl Exporter<'_> {
         };
         let result = write();
         step.end(result)
+    }
+
+    /// A file could not be read, or not written.
+    fn copy_failed(&self, error: &std::io::Error) -> BuildError {
+        BuildError { is_damage: self.work.layers.take_damage(error), ..write_failed(error) }
     }
 
     /// SOURCE_DATE_EPOCH, seconds.

@@ -54,6 +54,7 @@ pub fn extract(
     if !is_archive(node, contents)? {
         return Ok(false);
     }
+    contents.verify(node).map_err(ArchiveError::Read)?;
     let root = overlay.make_directories(destination, NewDirectory { mode: 0o755, owner: attributes.owner })?;
     // BuildKit makes it the root of the extraction, for which something is put there for a moment.
     let now = overlay.now();

@@ -7,11 +7,32 @@ use std::sync::{Arc, OnceLock};
 
 use kiln_cache::layer::Content;
 use kiln_cache::{Scratch, Store};
+use kiln_oci::{Digest, Hasher};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
 
-use super::files::Origin;
+use super::files::{FileNode, Origin};
 use crate::layers::Layers;
+
+/// The directory of a layer is not what the layer is: a file in it is missing, or another.
+#[derive(Debug, thiserror::Error)]
+#[error("`{path}` of layer {diff_id} is damaged")]
+pub struct DamagedLayer {
+    /// Which layer.
+    pub diff_id: Digest,
+    /// The file in it.
+    pub path: String,
+    /// Why it cannot be read, if it cannot.
+    #[source]
+    pub source: Option<io::Error>,
+}
+
+impl DamagedLayer {
+    /// Says that the file `path` of a layer is another, or cannot be read.
+    pub fn new(diff_id: &Digest, path: &[u8], source: Option<io::Error>) -> Self {
+        Self { diff_id: *diff_id, path: String::from_utf8_lossy(path).into_owned(), source }
+    }
+}
 
 /// Opens files of contexts, layers and archives.
 pub struct Contents {
@@ -50,9 +71,23 @@ impl Contents {
             Origin::Local(file) => Ok(Box::new(file.open()?)),
             Origin::Layer(diff_id, path) => {
                 let directory = self.layers.directory(diff_id).map_err(io::Error::other)?;
-                Ok(Box::new(open_in(&directory, path)?))
+                Ok(Box::new(open_in(&directory, diff_id, path)?))
             }
             Origin::Spool(path) => Ok(Box::new(File::open(&**path)?)),
+        }
+    }
+
+    /// Reads a file of a layer to its end, to see whether it is still what the index says. Files from elsewhere pass.
+    ///
+    /// # Errors
+    /// [`DamagedLayer`] when it is not, and when it cannot be read.
+    pub fn verify(&self, node: &FileNode) -> io::Result<()> {
+        let (Origin::Layer(diff_id, path), Some(content)) = (&node.origin, &node.content) else { return Ok(()) };
+        let mut hasher = Hasher::new();
+        io::copy(&mut self.read(&node.origin)?, &mut hasher)?;
+        match hasher.finish() == *content {
+            true => Ok(()),
+            false => Err(io::Error::other(DamagedLayer::new(diff_id, path, None))),
         }
     }
 
@@ -67,7 +102,7 @@ impl Contents {
             Origin::Local(file) => Content::Open(Box::new(move || file.open())),
             Origin::Layer(diff_id, path) => {
                 let directory = self.layers.directory(&diff_id).map_err(io::Error::other)?;
-                Content::Open(Box::new(move || open_in(&directory, &path)))
+                Content::Open(Box::new(move || open_in(&directory, &diff_id, &path)))
             }
             Origin::Spool(path) => Content::Open(Box::new(move || File::open(&**path))),
         })
@@ -76,12 +111,15 @@ impl Contents {
 
 /// Opens a file of an unpacked layer. The path is physical: a symlink in it means that the
 /// directory was tampered with.
-fn open_in(directory: &Path, path: &[u8]) -> io::Result<File> {
+fn open_in(directory: &Path, diff_id: &Digest, path: &[u8]) -> io::Result<File> {
     let root = openat(CWD, directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     loop {
         match openat2(&root, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS) {
             Err(Errno::AGAIN) => continue,
+            Err(error @ (Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {
+                return Err(io::Error::other(DamagedLayer::new(diff_id, path, Some(error.into()))));
+            }
             result => return Ok(File::from(result?)),
         }
     }

@@ -118,7 +118,7 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
     }
     let notes = notes.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     let packed =
-        layer::seal(solver.store, upper, &lowers, &notes, None).map_err(|error| crate::layers::failed(&error))?;
+        layer::seal(solver.store, upper, &lowers, &notes, None).map_err(|error| solver.layers.failed(&error))?;
     Ok((packed.diff_id, packed.size))
 }
 

@@ -10,7 +10,7 @@ use kiln_cache::{Store, tree};
 use kiln_frontend::graph::{CopyFrom, FileAction, FileOp};
 use kiln_oci::{Digest, Hasher};
 
-use super::content::Contents;
+use super::content::{Contents, DamagedLayer};
 use super::copy::{self, Attributes, CopyError};
 use super::files::{self, FileKind, FileMeta, FileNode, Name, Origin};
 use super::overlay::{Entry, LinkGroup, NewDirectory, Overlay, OverlayError};
@@ -179,11 +179,11 @@ fn pack(
     make: &Make,
 ) -> Result<Packed, FileError> {
     let mut links: BTreeMap<LinkGroup, Vec<u8>> = BTreeMap::new();
-    let mut read: Vec<(Vec<u8>, Origin)> = Vec::new();
+    let mut read: Vec<Reading> = Vec::new();
     let entries = changes.into_iter().map(|(path, entry)| {
         let joined = files::join(&path);
-        if matches!(entry.origin, Origin::Local(_)) {
-            read.push((joined.clone(), entry.origin.clone()));
+        if matches!(entry.origin, Origin::Local(_) | Origin::Layer(..)) {
+            read.push(Reading { path: joined.clone(), origin: entry.origin.clone(), content: entry.content });
         }
         let kind = match (entry.meta.kind, entry.link_group) {
             (FileKind::Regular, Some(group)) if links.contains_key(&group) => NewKind::Hardlink(links[&group].clone()),
@@ -214,21 +214,36 @@ fn pack(
         })
     });
     let packed = layer::pack(store, entries, &Pack { compression: make.compression, directory: make.directory })?;
-    remember(&packed, &read, sources);
+    check(&packed, &read, local(sources))?;
     Ok(packed)
 }
 
-/// Keeps the digests of the bytes that were read, so that the next build need not read them.
-fn remember(packed: &Packed, read: &[(Vec<u8>, Origin)], sources: &BTreeMap<usize, Source>) {
-    let Some(context) = local(sources) else { return };
+/// A file that is read while a layer is packed.
+struct Reading {
+    /// In the layer that is packed.
+    path: Vec<u8>,
+    origin: Origin,
+    /// What is known of its bytes.
+    content: Option<Digest>,
+}
+
+/// Looks at the digests of the bytes that were read. Those of a context are remembered, so that the next build need not
+/// read them; those of a layer must be what its index says.
+fn check(packed: &Packed, read: &[Reading], context: Option<&LocalContext>) -> Result<(), FileError> {
     let mut tree = Tree::empty();
     tree.apply(0, &packed.index);
-    for (path, origin) in read {
-        let digest = tree.get(path).and_then(|node: &tree::Node| node.meta.content);
-        if let (Origin::Local(file), Some(digest)) = (origin, digest) {
-            context.remember(file, digest);
+    for Reading { path, origin, content } in read {
+        let Some(digest) = tree.get(path).and_then(|node: &tree::Node| node.meta.content) else { continue };
+        match (origin, context) {
+            (Origin::Local(file), Some(context)) => context.remember(file, digest),
+            (Origin::Layer(diff_id, inside), _) if content.is_some_and(|content| content != digest) => {
+                let damaged = DamagedLayer::new(diff_id, inside, None);
+                return Err(LayerError::Other(Box::new(damaged)).into());
+            }
+            _ => {}
         }
     }
+    Ok(())
 }
 
 /// Returns the content key of the sources of a file operation: what it takes from each.

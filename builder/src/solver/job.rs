@@ -314,9 +314,10 @@ impl Job<'_, '_> {
     fn explain(&self, error: &file::FileError, sources: &BTreeMap<usize, file::Source>) -> BuildError {
         use crate::op::copy::CopyError;
         if let file::FileError::Layer(error) = error {
-            return layers::failed(error);
+            return self.run.solver.layers.failed(error);
         }
         let mut built = BuildError::input(chain(error));
+        built.is_damage = self.run.solver.layers.take_damage(error);
         if let file::FileError::Copy(CopyError::NotFound(path)) = error {
             built = built.context("failed to compute cache key");
             built.hint = missing::misread(&self.vertex.op)

@@ -10,7 +10,7 @@ use kiln_frontend::graph::{Copy, CopyFrom, FileAction, FileOp};
 use kiln_oci::{Digest, Hasher};
 
 use super::http::HttpFile;
-use super::remote::{Made, Remote, RemoteTree, read_file};
+use super::remote::{Made, Remote, RemoteTree, read_file, unreadable};
 use crate::error::{BuildError, chain};
 use crate::op::archive;
 use crate::op::file::{self, Base, Make};
@@ -21,6 +21,14 @@ use crate::solver::now;
 pub const HEAD: usize = 1024;
 /// The name that a download has in the context that is made of it.
 pub const DOWNLOAD: &str = "context";
+
+/// An archive that was received.
+#[derive(Debug)]
+pub struct Archive {
+    file: Arc<tempfile::TempPath>,
+    size: u64,
+    digest: Digest,
+}
 
 /// Whether something that begins like this is an archive: compressed, or with a tar header.
 pub fn is_archive(head: &[u8]) -> bool {
@@ -37,11 +45,11 @@ fn tar_header(head: &[u8]) -> bool {
 }
 
 impl Remote<'_> {
-    /// Unpacks an archive from a stream.
+    /// Keeps an archive from a stream for as long as [`Contents`](crate::op::content::Contents) live.
     ///
     /// # Errors
-    /// When the stream breaks, or is no archive that can be unpacked.
-    pub fn archive(&self, stream: &mut dyn Read) -> Result<RemoteTree, BuildError> {
+    /// When the stream breaks, or there is no room.
+    pub fn receive_archive(&self, stream: &mut dyn Read) -> Result<Archive, BuildError> {
         let spool = self.contents.spool().map_err(|error| write_failed(&error))?;
         let mut file = tempfile::NamedTempFile::new_in(spool).map_err(|error| write_failed(&error))?;
         let (mut hasher, mut size) = (Hasher::new(), 0u64);
@@ -61,13 +69,21 @@ impl Remote<'_> {
             size += n as u64;
         }
         self.step.progress("transferring context", size, None, true);
+        Ok(Archive { file: Arc::new(file.into_temp_path()), size, digest: hasher.finish() })
+    }
+
+    /// Unpacks an archive.
+    ///
+    /// # Errors
+    /// When it is none that can be unpacked.
+    pub fn archive(&self, archive: &Archive) -> Result<RemoteTree, BuildError> {
         let mut meta = FileMeta::directory(0o600, (0, 0));
         meta.kind = FileKind::Regular;
-        meta.size = size;
+        meta.size = archive.size;
         let mut top = FileNode::empty();
-        let origin = Origin::Spool(Arc::new(file.into_temp_path()));
-        top.children.insert(DOWNLOAD.as_bytes().into(), FileNode::leaf(meta, origin));
-        self.unpacked(&hasher.finish(), Arc::new(top))
+        let node = FileNode::leaf(meta, Origin::Spool(archive.file.clone()));
+        top.children.insert(DOWNLOAD.as_bytes().into(), node);
+        self.unpacked(&archive.digest, Arc::new(top))
     }
 
     /// Downloads a context: unpacked when it is an archive, else a tree of the one file. Says which, and when the server
@@ -84,7 +100,7 @@ impl Remote<'_> {
         let changed = Some(node.meta.mtime.0).filter(|seconds| *seconds != 0);
         let mut head = Vec::new();
         let read = self.contents.read(&node.origin).and_then(|file| file.take(HEAD as u64).read_to_end(&mut head));
-        read.map_err(|error| BuildError::environment(format!("cannot read the build context: {error}")))?;
+        read.map_err(|error| unreadable(self.layers, url, &error))?;
         if !is_archive(&head) {
             return Ok((tree, false, changed));
         }
@@ -113,8 +129,10 @@ impl Remote<'_> {
         }
         let facts = [("archive", digest.to_string())];
         let made = Made { key: class, class, name: "archive", facts: &facts, began: Instant::now() };
-        let failed =
-            |error: &dyn std::error::Error| BuildError::input(chain(error)).context("cannot unpack the build context");
+        let failed = |error: &(dyn std::error::Error + 'static)| {
+            let is_damage = self.layers.take_damage(error);
+            BuildError { is_damage, ..BuildError::input(chain(error)).context("cannot unpack the build context") }
+        };
         self.keep(&made, || {
             let archive = files.children.get(DOWNLOAD.as_bytes());
             let is_readable = archive.map(|node| archive::is_archive(node, self.contents)).transpose();

@@ -1,7 +1,7 @@
 //! Files from web servers, for ADD and for contexts (spec: copy-add.md §15).
 //!
-//! A file that was fetched before is asked for with its ETag and not sent again; one whose
-//! checksum is given and that is here is not asked for at all.
+//! A file that was fetched before is asked for with the ETags of all that it has been and is here, and not sent again when
+//! it is one of these; one whose checksum is given and that is here is not asked for at all.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use kiln_oci::{Digest, Hasher, ReferenceDigest};
 use kiln_registry_client::{Error as RegistryError, Fetched};
 
 use super::image::{environment, registry};
-use super::remote::{Made, Remote, RemoteTree, check_address};
+use super::remote::{Known, Made, Remote, RemoteTree, check_address};
 use crate::error::BuildError;
 use crate::op;
 use crate::op::files::{FileKind, FileMeta, FileNode, Origin};
@@ -20,6 +20,8 @@ use crate::op::files::{FileKind, FileMeta, FileNode, Origin};
 const LARGEST: u64 = 64 << 30;
 /// How often a download that breaks off is begun again.
 const TRIES: u32 = 3;
+/// A server is told of so many ETags, the newest ones: a header cannot be of any length.
+const ETAGS: usize = 32;
 /// Who may read the file.
 const MODE: u32 = 0o600;
 
@@ -104,22 +106,21 @@ impl Remote<'_> {
         let began = Instant::now();
         let authorization = self.http_authorization(file.host())?;
         // What has to have a certain content is not asked whether it has another.
-        let known = if file.checksum.is_none() { self.known(&key) } else { None };
-        let etag = known.as_ref().and_then(|known| known.fact("etag")).map(str::to_owned);
-        let asking = Asking { file, authorization: authorization.as_deref(), etag: etag.as_deref() };
-        if let Some(known) = known
-            && etag.is_some()
-            && self.is_unchanged(&asking)?
+        let mut known = if file.checksum.is_none() { self.known(&key) } else { Vec::new() };
+        known.retain(|known| known.fact("etag").is_some());
+        known.truncate(ETAGS);
+        let etags = known.iter().filter_map(|known| known.fact("etag")).collect::<Vec<_>>().join(", ");
+        let etags = Some(&*etags).filter(|etags| !etags.is_empty());
+        let asking = Asking { file, authorization: authorization.as_deref(), known: &known, etags };
+        if asking.etags.is_some()
+            && let Some(index) = self.look(&asking)?
         {
-            return Ok(known.into_tree());
+            return Ok(known.swap_remove(index).into_tree());
         }
-        let Some(download) = self.download(&asking)? else {
+        let download = match self.download(&asking)? {
+            Answer::Download(download) => download,
             // It changed back between the two requests.
-            return self.known(&key).map(super::remote::Known::into_tree).ok_or_else(|| {
-                BuildError::environment(
-                    "failed to load cache key: the server says that nothing changed, but nothing is here",
-                )
-            });
+            Answer::Known(index) => return Ok(known.swap_remove(index).into_tree()),
         };
         if let Some(expected) = file.checksum
             && *expected != ReferenceDigest::Sha256(download.digest)
@@ -148,32 +149,38 @@ impl Remote<'_> {
         Ok(self.secret(&format!("HTTP_AUTH_TOKEN_{host}"))?.map(|token| format!("Bearer {token}")))
     }
 
-    /// Asks whether the file is still the one with the known ETag. A server that cannot say is
-    /// asked for the file.
-    fn is_unchanged(&self, asking: &Asking) -> Result<bool, BuildError> {
+    /// Asks whether the file is one of the known ones, and which. A server that cannot say is asked for the file.
+    fn look(&self, asking: &Asking) -> Result<Option<usize>, BuildError> {
         match self.registry.fetch().head(asking.file.url, &asking.headers()) {
-            Ok(answer) => Ok(asking.is_unchanged(&answer)),
+            Ok(answer) => Ok(asking.which(&answer)),
             Err(RegistryError::Cancelled) => Err(BuildError::cancelled()),
             Err(error) => {
                 tracing::debug!(%error, "cannot ask whether a file changed");
-                Ok(false)
+                Ok(None)
             }
         }
     }
 
-    /// Fetches the file; `None` when it is still the known one.
-    fn download(&self, asking: &Asking) -> Result<Option<Download>, BuildError> {
+    /// Fetches the file, unless it is one of the known ones.
+    fn download(&self, asking: &Asking) -> Result<Answer, BuildError> {
         let mut tries = 1;
+        let mut asking = *asking;
+        let everything = Asking { etags: None, ..asking };
         loop {
             let answer = self.registry.fetch().get(asking.file.url, &asking.headers(), LARGEST).map_err(failed)?;
-            if asking.is_unchanged(&answer) {
-                return Ok(None);
+            if let Some(index) = asking.which(&answer) {
+                return Ok(Answer::Known(index));
+            }
+            // It is one of several, and the server does not say which.
+            if answer.status == 304 && asking.etags.is_some() {
+                asking = everything;
+                continue;
             }
             if !(200..400).contains(&answer.status) || answer.status == 304 {
                 return Err(refused(answer.status, asking.file.host()));
             }
             match self.receive(answer, asking.file.filename) {
-                Ok(download) => return Ok(Some(download)),
+                Ok(download) => return Ok(Answer::Download(download)),
                 Err(_) if self.cancel.is_cancelled() => return Err(BuildError::cancelled()),
                 Err(Broken::Stream(error)) if tries < TRIES => {
                     tracing::debug!(%error, "a download broke off; trying again");
@@ -231,28 +238,41 @@ enum Broken {
     Here(io::Error),
 }
 
+/// What a server has.
+enum Answer {
+    /// This.
+    Download(Download),
+    /// That one of the known ones.
+    Known(usize),
+}
+
 /// One request.
+#[derive(Clone, Copy)]
 struct Asking<'a> {
     file: &'a HttpFile<'a>,
     authorization: Option<&'a str>,
-    /// Of the file that is here.
-    etag: Option<&'a str>,
+    known: &'a [Known],
+    /// The ETags of the known ones, as a header; without it they do not count.
+    etags: Option<&'a str>,
 }
 
-impl Asking<'_> {
-    fn headers(&self) -> Vec<(&str, &str)> {
+impl<'a> Asking<'a> {
+    fn headers(&self) -> Vec<(&'a str, &'a str)> {
         let mut headers = Vec::new();
         headers.extend(self.authorization.map(|value| ("authorization", value)));
-        headers.extend(self.etag.map(|value| ("if-none-match", value)));
+        headers.extend(self.etags.map(|value| ("if-none-match", value)));
         headers
     }
 
-    /// Some servers leave the ETag out of a 304.
-    fn is_unchanged(&self, answer: &Fetched) -> bool {
-        let Some(known) = self.etag else { return false };
-        match answer.header("etag") {
-            Some(etag) => matches!(answer.status, 200 | 304) && strong(etag) == known,
-            None => answer.status == 304,
+    /// Which of the known ones the answer is about. Some servers leave the ETag out of a 304: then it must be the only one.
+    fn which(&self, answer: &Fetched) -> Option<usize> {
+        self.etags?;
+        match answer.header("etag").map(strong) {
+            Some(etag) if matches!(answer.status, 200 | 304) => {
+                self.known.iter().position(|known| known.fact("etag") == Some(etag))
+            }
+            None if answer.status == 304 && self.known.len() == 1 => Some(0),
+            _ => None,
         }
     }
 }

@@ -89,14 +89,17 @@ impl Known {
 }
 
 impl Remote<'_> {
-    /// Returns what an earlier build came to for this key, if it can still be had.
-    pub fn known(&self, key: &Digest) -> Option<Known> {
-        let class = self.store.class(key)?;
-        // Others may have come to the same content, and remember other things of it.
-        let record = self.store.results(&class).into_iter().find(|record| record.key == *key)?;
-        let tree = self.tree(&class)?;
-        let facts = record.inputs.into_iter().filter_map(|input| Some((input.name, input.text?))).collect();
-        Some(Known { tree, facts })
+    /// Returns what earlier builds came to for this key and can still be had, the newest first.
+    pub fn known(&self, key: &Digest) -> Vec<Known> {
+        let classes = self.store.classes_of(key);
+        let known = classes.iter().filter_map(|class| {
+            // Others may have come to the same content, and remember other things of it.
+            let record = self.store.results(class).into_iter().find(|record| record.key == *key)?;
+            let tree = self.tree(class)?;
+            let facts = record.inputs.into_iter().filter_map(|input| Some((input.name, input.text?))).collect();
+            Some(Known { tree, facts })
+        });
+        known.collect()
     }
 
     /// Returns the tree of a class, if it can be had.
@@ -164,7 +167,7 @@ impl Remote<'_> {
     /// When a file cannot be read or the store not be written.
     pub fn pack(&self, source: file::Source) -> Result<Packed, BuildError> {
         file::directory_of(self.store, &source, self.contents).map_err(|error| match &error {
-            FileError::Layer(error) => crate::layers::failed(error),
+            FileError::Layer(error) => self.layers.failed(error),
             error => BuildError::environment(chain(error)),
         })
     }
@@ -225,7 +228,14 @@ pub fn read_file(
         return Err(BuildError::input(format!("`{path}` is larger than {limit} bytes")));
     }
     let mut bytes = Vec::new();
-    let failed = |error| BuildError::environment(format!("cannot read `{path}`: {error}"));
+    let failed = |error| unreadable(layers, path, &error);
+    contents.verify(node).map_err(failed)?;
     contents.read(&node.origin).map_err(failed)?.take(limit).read_to_end(&mut bytes).map_err(failed)?;
     Ok(Some(bytes))
+}
+
+/// A file of a fetched tree that cannot be read.
+pub fn unreadable(layers: &Layers, path: &str, error: &std::io::Error) -> BuildError {
+    let is_damage = layers.take_damage(error);
+    BuildError { is_damage, ..BuildError::environment(format!("cannot read `{path}`: {error}")) }
 }

@@ -50,7 +50,7 @@ pub use unpack::{Limits, Unpack, clamp, ensure_blob, ensure_directory, ensure_in
 #[cfg(test)]
 pub(crate) use tests::vectors;
 
-use crate::file::{list, publish, read};
+use crate::file::{At, list, publish, read};
 use crate::{BlobError, FileError, Store, StoreError};
 
 /// Why a layer could not be made or used.
@@ -173,6 +173,21 @@ impl Layer {
             tracing::warn!("the index of layer {} is damaged", self.diff_id);
         }
         Ok(index.map(Arc::new))
+    }
+
+    /// Takes the directory form and the index away, when one of them turned out not to be what this layer is.
+    ///
+    /// # Errors
+    /// When they cannot be moved.
+    pub fn discard_directory(&self) -> Result<(), FileError> {
+        let index = self.home().join("index");
+        if index.exists() {
+            std::fs::remove_file(&index).at("delete", &index)?;
+        }
+        let Some(directory) = self.directory() else { return Ok(()) };
+        tracing::warn!("the directory of layer {} is damaged, taking it away", self.diff_id);
+        let aside = self.store.ingest_scratch("damaged")?;
+        std::fs::rename(&directory, aside.path().join("fs")).at("move", directory)
     }
 
     /// Whether the index is here, whatever its state.

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kiln_testkit::{Bed, Container, DockerRegistry, Image, Source, bases};
+use kiln_testkit::context::{Compression, Entry, archive};
+use kiln_testkit::git::{answer, git};
+use kiln_testkit::{Bed, Container, DockerRegistry, Image, Kiln, Need, Response, Server, Source, bases, host};
 
 use crate::fixture::{bed, build, dockerfile, unable};
 
@@ -159,4 +161,130 @@ fn vanished_blobs_are_made_again() {
 #[test]
 fn vanished_records_are_misses() {
     survives(|root| fs::remove_dir_all(root.join("records")).expect("the store keeps records"));
+}
+
+/// What can happen to the layers of the store.
+const LAYER_DAMAGE: [(&str, fn(&Path)); 4] = [
+    ("spoiled", |root| {
+        let layers = files(&root.join("layers"));
+        assert!(!layers.is_empty(), "the store keeps layers");
+        layers.iter().filter(|path| fs::metadata(path).is_ok_and(|found| found.len() > 0)).for_each(|path| spoil(path));
+    }),
+    ("other content", |root| {
+        files(&root.join("layers")).iter().filter(|path| path.ends_with("f")).for_each(|path| spoil(path));
+    }),
+    ("lost files", |root| {
+        let layers = files(&root.join("layers"));
+        layers.iter().filter(|path| !path.ends_with("index")).for_each(|path| fs::remove_file(path).expect("a file"));
+    }),
+    ("lost indexes", |root| {
+        let layers = files(&root.join("layers"));
+        layers.iter().filter(|path| path.ends_with("index")).for_each(|path| fs::write(path, "").expect("a file"));
+    }),
+];
+
+/// Builds from a context that is not a directory, damages what the store has of it, and builds on: the first build is of
+/// `stage=one`, the others of what has not been built yet.
+fn context_heals(build: impl Fn(&Bed, &str) -> Kiln) {
+    for (what, damage) in LAYER_DAMAGE {
+        let bed = bed();
+        let run = |target: &str| {
+            let _ = fs::remove_dir_all(bed.path("out"));
+            let outcome = build(&bed, target).run().success();
+            let found = fs::read_to_string(bed.path("out/f"));
+            assert_eq!(found.expect("the file"), "content of the file", "{what}, {target}: {outcome}");
+        };
+        run("one");
+        damage(&bed.root());
+        run("two");
+        damage(&bed.root());
+        run("three");
+        bed.assert_tidy();
+    }
+}
+
+const STAGES: &str =
+    "FROM scratch AS one\nCOPY f /f\nFROM scratch AS two\nCOPY --chmod=600 f /f\nFROM scratch AS three\nCOPY f d/ /\n";
+
+fn stages(bed: &Bed, context: &str, target: &str) -> Kiln {
+    bed.kiln(["build", "--progress=plain", "-o", "out", "--target", target, context])
+}
+
+fn stages_archive() -> Vec<u8> {
+    let file = |path: &str, content: &str| Entry { path: path.into(), content: content.into(), ..Entry::default() };
+    let entries = [file("Dockerfile", STAGES), file("f", "content of the file"), file("d/g", "more")];
+    archive(&entries, Compression::Gzip).expect("an archive")
+}
+
+#[test]
+fn a_downloaded_context_is_downloaded_again() {
+    let bytes = stages_archive();
+    let server = Server::start(move |request| match request.header("if-none-match") {
+        Some("\"1\"") => Response::new(304).header("ETag", "\"1\""),
+        _ => Response::new(200).header("ETag", "\"1\"").body(&bytes[..]),
+    });
+    context_heals(|bed, target| stages(bed, &format!("http://{}/context", server.address()), target));
+}
+
+#[test]
+fn a_context_from_standard_input_is_unpacked_again() {
+    context_heals(|bed, target| stages(bed, "-", target).input(stages_archive()));
+}
+
+#[test]
+fn a_repository_is_checked_out_again() {
+    if host().lacks(&[Need::Tool("git")]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let source = folder.path().join("r.git");
+    fs::create_dir_all(source.join("d")).expect("a folder");
+    for (name, content) in [("Dockerfile", STAGES), ("f", "content of the file"), ("d/g", "more")] {
+        fs::write(source.join(name), content).expect("a file");
+    }
+    git(&source, &["init", "-q", "-b", "main"]);
+    git(&source, &["add", "-A"]);
+    git(&source, &["commit", "-qm", "one"]);
+    let root = folder.path().to_owned();
+    let server = Server::start(move |request| answer(request, &root));
+    context_heals(|bed, target| stages(bed, &format!("http://{}/r.git", server.address()), target));
+}
+
+#[test]
+fn a_build_file_and_an_archive_from_the_network_are_fetched_again() {
+    let bytes = stages_archive();
+    let server = Server::start(move |request| match (request.path(), request.header("if-none-match")) {
+        (_, Some("\"1\"")) => Response::new(304).header("ETag", "\"1\""),
+        ("/a.tgz", _) => Response::new(200).header("ETag", "\"1\"").body(&bytes[..]),
+        _ => Response::new(200).header("ETag", "\"1\"").body(
+            "FROM scratch AS one\nARG A\nADD --unpack $A /\nFROM scratch AS two\nARG A\nADD --unpack --chown=1 $A /\n\
+             FROM scratch AS three\nARG A\nADD $A /kept\nADD --unpack $A /\n",
+        ),
+    });
+    let url = |path: &str| format!("http://{}{path}", server.address());
+    context_heals(|bed, target| {
+        stages(bed, &url("/Dockerfile"), target).args(["--build-arg", &format!("A={}", url("/a.tgz"))])
+    });
+}
+
+#[test]
+fn what_a_stage_gives_is_what_it_made() {
+    if unable() {
+        return;
+    }
+    for (what, damage) in LAYER_DAMAGE {
+        let bed = bed();
+        bed.write("context/f", "content of the file");
+        let text =
+            |more: &str| format!("FROM scratch AS made\nCOPY f /f\nFROM scratch\nCOPY {more} --from=made /f /f\n");
+        for more in ["--chmod=600", "--chmod=640", "--chmod=644"] {
+            dockerfile(&bed, "context", &text(more));
+            let _ = fs::remove_dir_all(bed.path("out"));
+            let outcome = build(&bed, "context").args(["-o", "out"]).run().success();
+            let found = fs::read_to_string(bed.path("out/f")).expect("the file");
+            assert_eq!(found, "content of the file", "{what}, {more}: {outcome}");
+            damage(&bed.root());
+        }
+        bed.assert_tidy();
+    }
 }

@@ -100,6 +100,36 @@ fn an_unchanged_file_is_asked_about_once() {
 }
 
 #[test]
+fn every_known_version_is_asked_about() {
+    let state = Arc::new(Mutex::new(("one", true)));
+    let current = state.clone();
+    let web = Web::new(move |request| {
+        let (version, names_it) = *current.lock().expect("no panic");
+        let known = request.header("if-none-match").unwrap_or_default();
+        let response = Response::new(if known.contains(version) { 304 } else { 200 });
+        let response = if response.status == 200 { response.body(version) } else { response };
+        if names_it || response.status == 200 { response.header("ETag", format!("\"{version}\"")) } else { response }
+    });
+    let bed = bed();
+    let line = format!("{} /", web.url("/f"));
+    let serve = |version, names_it, asked: &[&str]| {
+        *state.lock().expect("no panic") = (version, names_it);
+        let outcome = add(&bed, &line).run().success();
+        assert_eq!(read(&bed, "f"), version, "{outcome}");
+        assert_eq!(web.asked(), asked, "{outcome}");
+    };
+    serve("one", true, &["GET /f"]);
+    serve("two", true, &["HEAD /f if-none-match=\"one\"", "GET /f if-none-match=\"one\""]);
+    // Back to what it was: it is here.
+    serve("one", true, &["HEAD /f if-none-match=\"two\", \"one\""]);
+    serve("two", true, &["HEAD /f if-none-match=\"two\", \"one\""]);
+    // It is one of them, and the server does not say which.
+    let unsaid = ["HEAD /f if-none-match=\"two\", \"one\"", "GET /f if-none-match=\"two\", \"one\"", "GET /f"];
+    serve("one", false, &unsaid);
+    bed.assert_tidy();
+}
+
+#[test]
 fn a_file_whose_checksum_is_here_is_not_asked_for() {
     let web = Web::new(|_| Response::new(200).body("hello"));
     let bed = bed();
