@@ -16,7 +16,7 @@ use crate::export::output::{self, Exporter};
 use crate::fetch::FetchedContext;
 use crate::layers::Layers;
 use crate::op::exec::{self, SharedNetwork};
-use crate::plan::{self, Planned};
+use crate::plan::{self, Outside, Planned};
 use crate::progress::StepId;
 use crate::request::{BuildRequest, BuildResult};
 use crate::seam::{Contexts, Results, Secrets};
@@ -103,7 +103,7 @@ impl Engine {
         let work = self.work(client.steps.clone(), client.cancel.clone());
         let mut request = request.clone();
         request.platforms.truncate(1);
-        let mut planned = self.planned(&request, &work)?;
+        let mut planned = self.planned(&request, client, &work)?;
         let plan = planned.plans.pop().ok_or_else(|| BuildError::bug("nothing was planned"))?;
         Ok(Plan { graph: planned.graph, ..plan })
     }
@@ -129,7 +129,7 @@ impl Engine {
                 if let Some(context) = &mut context {
                     *context = self.fetcher(&steps, client.secrets, &work.cancel).restore(context)?;
                 }
-                let planned = self.planned(request, &work)?;
+                let planned = self.planned(request, client, &work)?;
                 self.build_planned(request, context.as_ref(), client, &work, planned)
             });
             let is_over = client.cancel.is_cancelled();
@@ -165,9 +165,12 @@ impl Engine {
         Work { steps, registry, layers, cancel }
     }
 
-    fn planned(&self, request: &BuildRequest, work: &Work) -> Result<Planned, BuildError> {
-        let images = Images { store: &self.store, registry: &work.registry, pull: request.pull };
-        let planned = plan::plan(request, &images, &work.steps)?;
+    fn planned(&self, request: &BuildRequest, client: &Client, work: &Work) -> Result<Planned, BuildError> {
+        let outside = Outside {
+            images: Images { store: &self.store, registry: &work.registry, pull: request.pull },
+            time: &|source| self.fetcher(&work.steps, client.secrets, &work.cancel).source_time(source),
+        };
+        let planned = plan::plan(request, &outside, &work.steps)?;
         if !request.options.check {
             planned.graph.vertices.iter().try_for_each(exec::platform::check)?;
         }

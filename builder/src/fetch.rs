@@ -4,12 +4,14 @@ use std::io::Read;
 use std::sync::Arc;
 
 use kiln_frontend::dockerfile::git;
+use kiln_frontend::graph::Source;
 use kiln_frontend::lower;
 use kiln_oci::Digest;
 use kiln_runtime::Cancel;
 
 use crate::engine::{Engine, Work};
 use crate::error::BuildError;
+use crate::layers::Layers;
 use crate::op::content::Contents;
 use crate::op::files::{FileKind, FileNode};
 use crate::seam::Secrets;
@@ -173,16 +175,36 @@ impl Fetcher<'_> {
     /// # Errors
     /// When the index of its layers cannot be read.
     pub fn time(&self, context: &FetchedContext) -> Result<Option<i64>, BuildError> {
-        if context.changed.is_some() {
-            return Ok(context.changed);
+        match context.changed {
+            Some(seconds) => Ok(Some(seconds)),
+            None => self.healing(|| newest(&self.work.layers, self.restore(context)?.chain())),
         }
-        let files = self.healing(|| self.work.layers.files(self.restore(context)?.chain()))?;
-        let is_content = |name: &[u8]| name != b".git";
-        Ok(files.children.iter().filter(|(name, _)| is_content(name)).filter_map(|(_, node)| newest(node)).max())
+    }
+
+    /// Returns the time of a repository or a download, in seconds since 1970 (spec: expansion.md §11): that of the commit,
+    /// else what the server says, else that of the newest file of an archive.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub(crate) fn source_time(&self, source: &Source) -> Result<Option<i64>, BuildError> {
+        let _lock = self.engine.store.lock_shared().map_err(|error| environment(&error))?;
+        let step = self.work.steps.start("[internal] load time of SOURCE_DATE_EPOCH");
+        let remote = self.remote(&step);
+        let time = self.healing(|| {
+            let tree = remote.source(source)?;
+            let Source::Http { filename, url, .. } = source else { return newest(&self.work.layers, &tree.chain) };
+            let opened = remote.opened(tree, url, filename)?;
+            match opened.changed {
+                None if opened.is_archive => newest(&self.work.layers, &opened.tree.chain),
+                changed => Ok(changed),
+            }
+        });
+        step.end(time)
     }
 
     fn context(&self, from: From) -> Result<FetchedContext, BuildError> {
         let lock = self.engine.store.lock_shared().map_err(|error| environment(&error))?;
+        // What a killed build left is nobody's.
         self.engine.store.sweep().map_err(|error| environment(&error))?;
         let step = self.work.steps.start(match &from {
             From::Archive { .. } => "[internal] unpack build context".to_owned(),
@@ -193,8 +215,8 @@ impl Fetcher<'_> {
         let fetched = self.healing(|| match &from {
             From::Archive { archive, .. } => Ok((remote.archive(archive)?, false, None)),
             From::Http(url) => {
-                let (tree, is_archive, changed) = remote.http_context(url)?;
-                Ok((tree, !is_archive, changed))
+                let opened = remote.http_context(url)?;
+                Ok((opened.tree, !opened.is_archive, opened.changed))
             }
             From::Git(tree) => Ok((remote.git(tree)?, false, None)),
         });
@@ -229,10 +251,15 @@ impl Fetcher<'_> {
     }
 }
 
-/// Returns the time of the newest regular file.
-fn newest(node: &FileNode) -> Option<i64> {
-    match node.meta.kind {
-        FileKind::Regular => Some(node.meta.mtime.0),
-        _ => node.children.values().filter_map(newest).max(),
+/// Returns the time of the newest regular file of some layers; what git keeps of a repository does not count.
+fn newest(layers: &Layers, chain: &[Digest]) -> Result<Option<i64>, BuildError> {
+    fn of(node: &FileNode) -> Option<i64> {
+        match node.meta.kind {
+            FileKind::Regular => Some(node.meta.mtime.0),
+            _ => node.children.values().filter_map(of).max(),
+        }
     }
+    let files = layers.files(chain)?;
+    let is_content = |name: &[u8]| name != b".git";
+    Ok(files.children.iter().filter(|(name, _)| is_content(name)).filter_map(|(_, node)| of(node)).max())
 }

@@ -1,7 +1,7 @@
 //! From a build file to a graph: parse once, lower until nothing is missing.
 
 use kiln_frontend::dockerfile::{self, Diagnostic, Severity, csv};
-use kiln_frontend::graph::{Edge, Graph, Union};
+use kiln_frontend::graph::{Edge, Graph, Source, Union};
 use kiln_frontend::lower::{self, Facts, ImageFact, ImageName, ImageQuery, Lowered, Plan};
 use kiln_oci::Platform;
 
@@ -44,11 +44,19 @@ const NO_BASE: &str = "a build file begins with a base: `FROM image` or `FROM sc
 /// More rounds than any build file needs: images named by ONBUILD triggers of images …
 const MAX_ROUNDS: usize = 64;
 
+/// Where the facts come from that lowering asks for.
+pub struct Outside<'a> {
+    /// Images.
+    pub images: Images<'a>,
+    /// Tells the time of a repository or a download.
+    pub time: &'a dyn Fn(&Source) -> Result<Option<i64>, BuildError>,
+}
+
 /// Parses and lowers, for every platform of the request.
 ///
 /// # Errors
 /// When the build file has errors, or an image it needs cannot be found.
-pub fn plan(request: &BuildRequest, images: &Images, steps: &Steps) -> Result<Planned, BuildError> {
+pub fn plan(request: &BuildRequest, outside: &Outside, steps: &Steps) -> Result<Planned, BuildError> {
     let is_index = is_index(request)?;
     let load = steps.start(format!("[internal] load build definition from {}", request.build_file.name));
     let definition = load.id();
@@ -65,7 +73,7 @@ pub fn plan(request: &BuildRequest, images: &Images, steps: &Steps) -> Result<Pl
         [] => vec![options(None)],
         platforms => platforms.iter().map(|platform| options(Some(platform))).collect(),
     };
-    let (plans, images) = lower_all(&request.build_file.name, &file, &requests, images, steps)?;
+    let (plans, images) = lower_all(&request.build_file.name, &file, &requests, outside, steps)?;
     let first = plans.first().into_iter();
     let mut warnings: Vec<_> = first.flat_map(|plan| plan.warnings.iter().chain(&plan.undeclared)).cloned().collect();
     warnings.dedup();
@@ -114,7 +122,7 @@ fn lower_all(
     name: &str,
     file: &dockerfile::File,
     requests: &[lower::Request],
-    images: &Images,
+    outside: &Outside,
     steps: &Steps,
 ) -> Result<(Vec<Plan>, Resolved), BuildError> {
     let mut facts = Facts::default();
@@ -123,6 +131,7 @@ fn lower_all(
     for _ in 0..MAX_ROUNDS {
         let mut plans = Vec::new();
         let mut queries: Vec<ImageQuery> = Vec::new();
+        let mut times: Vec<Source> = Vec::new();
         for options in requests {
             let lowered = lower::lower(file, options, &facts).map_err(|errors| {
                 let built = build_file_errors(name, errors);
@@ -135,15 +144,21 @@ fn lower_all(
             match lowered {
                 Lowered::Done(plan) => plans.push(*plan),
                 Lowered::Needs(needs) => {
-                    let new = needs.into_iter().filter(|query| !queries.contains(query)).collect::<Vec<_>>();
+                    let new = needs.images.into_iter().filter(|query| !queries.contains(query)).collect::<Vec<_>>();
                     queries.extend(new);
+                    let new = needs.times.into_iter().filter(|source| !times.contains(source)).collect::<Vec<_>>();
+                    times.extend(new);
                 }
             }
         }
-        if queries.is_empty() {
+        if queries.is_empty() && times.is_empty() {
             return Ok((plans, resolved));
         }
-        let answers = find_all(&queries, images, steps);
+        for source in times {
+            let time = (outside.time)(&source).map_err(|error| error.context("cannot take SOURCE_DATE_EPOCH"))?;
+            facts.times.push((source, time));
+        }
+        let answers = find_all(&queries, &outside.images, steps);
         for (query, answer) in queries.into_iter().zip(answers) {
             let fact = match answer {
                 Ok(found) => {

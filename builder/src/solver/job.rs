@@ -19,8 +19,6 @@ use crate::layers;
 use crate::op::content::Contents;
 use crate::op::file::{self, Base, Make};
 use crate::op::{copy, exec, missing, suspect};
-use crate::source::git::GitTree;
-use crate::source::http::HttpFile;
 use crate::source::local::LocalContext;
 use crate::source::remote::Remote;
 use crate::step::Step;
@@ -172,27 +170,7 @@ impl Job<'_, '_> {
             cancel: self.run.cancel(),
             step: self.step,
         };
-        let tree = match source {
-            Source::Http { url, filename, checksum } => {
-                remote.http(&HttpFile { url, filename, checksum: checksum.as_ref() })?
-            }
-            Source::Git { remote: address, reference, subdir, keep_git_dir, checksum, submodules, commit_times } => {
-                remote.git(&GitTree {
-                    remote: address.clone(),
-                    reference: reference.clone(),
-                    subdir: subdir.clone(),
-                    keep_git_dir: *keep_git_dir,
-                    checksum: checksum.clone(),
-                    submodules: *submodules,
-                    commit_times: *commit_times,
-                })?
-            }
-            Source::Image { reference } => return Err(BuildError::bug(format!("image {reference} was not resolved"))),
-            Source::OciLayout { store, .. } => return Err(BuildError::bug(format!("layout {store} was not resolved"))),
-            Source::Local(local) => {
-                return Err(BuildError::bug(format!("directory {} was given to work on", local.name)));
-            }
-        };
+        let tree = remote.source(source)?;
         Ok(Solved {
             class: tree.class,
             value: Value::Chain(tree.chain.into()),

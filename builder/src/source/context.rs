@@ -44,6 +44,16 @@ fn tar_header(head: &[u8]) -> bool {
     block.iter().any(|byte| *byte != 0) && header.cksum().is_ok_and(|found| found == sum)
 }
 
+/// A download, unpacked if it is an archive.
+pub struct Opened {
+    /// What is in it, or the one file that it is.
+    pub tree: RemoteTree,
+    /// Whether it is an archive.
+    pub is_archive: bool,
+    /// When the server says that it was last changed.
+    pub changed: Option<i64>,
+}
+
 impl Remote<'_> {
     /// Keeps an archive from a stream for as long as [`Contents`](crate::op::content::Contents) live.
     ///
@@ -83,18 +93,24 @@ impl Remote<'_> {
         let mut top = FileNode::empty();
         let node = FileNode::leaf(meta, Origin::Spool(archive.file.clone()));
         top.children.insert(DOWNLOAD.as_bytes().into(), node);
-        self.unpacked(&archive.digest, Arc::new(top))
+        self.unpacked(&archive.digest, Arc::new(top), DOWNLOAD)
     }
 
-    /// Downloads a context: unpacked when it is an archive, else a tree of the one file. Says which, and when the server
-    /// says it was last changed.
+    /// Downloads a context: unpacked when it is an archive, else a tree of the one file.
     ///
     /// # Errors
     /// As [`Remote::http`] and [`Remote::archive`].
-    pub fn http_context(&self, url: &str) -> Result<(RemoteTree, bool, Option<i64>), BuildError> {
-        let tree = self.http(&HttpFile { url, filename: DOWNLOAD, checksum: None })?;
+    pub fn http_context(&self, url: &str) -> Result<Opened, BuildError> {
+        self.opened(self.http(&HttpFile { url, filename: DOWNLOAD, checksum: None })?, url, DOWNLOAD)
+    }
+
+    /// Unpacks the download from `url`, the file `name` that is all of `tree`, if it is an archive.
+    ///
+    /// # Errors
+    /// As [`Remote::archive`].
+    pub fn opened(&self, tree: RemoteTree, url: &str, name: &str) -> Result<Opened, BuildError> {
         let files = self.layers.files(&tree.chain)?;
-        let node = files.children.get(DOWNLOAD.as_bytes());
+        let node = files.children.get(name.as_bytes());
         let node = node.ok_or_else(|| BuildError::bug("a download has no file"))?;
         // A download without a time is as old as time.
         let changed = Some(node.meta.mtime.0).filter(|seconds| *seconds != 0);
@@ -102,10 +118,10 @@ impl Remote<'_> {
         let read = self.contents.read(&node.origin).and_then(|file| file.take(HEAD as u64).read_to_end(&mut head));
         read.map_err(|error| unreadable(self.layers, url, &error))?;
         if !is_archive(&head) {
-            return Ok((tree, false, changed));
+            return Ok(Opened { tree, is_archive: false, changed });
         }
         let digest = node.content.ok_or_else(|| BuildError::bug("a file of a layer has no digest"))?;
-        Ok((self.unpacked(&digest, files)?, true, changed))
+        Ok(Opened { tree: self.unpacked(&digest, files, name)?, is_archive: true, changed })
     }
 
     /// Fetches a file of at most `limit` bytes into memory.
@@ -119,7 +135,7 @@ impl Remote<'_> {
     }
 
     /// Unpacks the one file of `files`, unless the same was unpacked before.
-    fn unpacked(&self, digest: &Digest, files: Arc<FileNode>) -> Result<RemoteTree, BuildError> {
+    fn unpacked(&self, digest: &Digest, files: Arc<FileNode>, name: &str) -> Result<RemoteTree, BuildError> {
         let mut hasher = Hasher::domain("kiln.archive-context.v1");
         hasher.digest(digest);
         let class = hasher.finish();
@@ -134,7 +150,7 @@ impl Remote<'_> {
             BuildError { is_damage, ..BuildError::input(chain(error)).context("cannot unpack the build context") }
         };
         self.keep(&made, || {
-            let archive = files.children.get(DOWNLOAD.as_bytes());
+            let archive = files.children.get(name.as_bytes());
             let is_readable = archive.map(|node| archive::is_archive(node, self.contents)).transpose();
             if is_readable.map_err(|error| failed(&error))? != Some(true) {
                 return Err(BuildError::input(
@@ -146,17 +162,17 @@ impl Remote<'_> {
             let make = Make { compression: None, directory: true, now: now() };
             let empty = kiln_cache::tree::Tree::empty();
             let base = Base { chain: &[], tree: &empty, exists: false };
-            file::run(self.store, &unpack(), &base, &sources, self.contents, &make).map_err(|error| failed(&error))
+            file::run(self.store, &unpack(name), &base, &sources, self.contents, &make).map_err(|error| failed(&error))
         })
     }
 }
 
 /// ADD of the file to the root.
-fn unpack() -> FileOp {
+fn unpack(name: &str) -> FileOp {
     FileOp {
         actions: vec![FileAction::Copy(Copy {
             from: CopyFrom::Input(1),
-            source: format!("/{DOWNLOAD}"),
+            source: format!("/{name}"),
             destination: "/".to_owned(),
             owner: None,
             mode: None,

@@ -12,10 +12,13 @@ use std::time::Instant;
 
 use kiln_cache::layer::Packed;
 use kiln_cache::{NamedInput, Record, Store, StoreLock};
+use kiln_frontend::graph::Source;
 use kiln_oci::Digest;
 use kiln_registry_client::Client as Registry;
 use kiln_runtime::Cancel;
 
+use super::git::GitTree;
+use super::http::HttpFile;
 use super::image::environment;
 use crate::error::{BuildError, chain};
 use crate::layers::Layers;
@@ -170,6 +173,32 @@ impl Remote<'_> {
             FileError::Layer(error) => self.layers.failed(error),
             error => BuildError::environment(chain(error)),
         })
+    }
+
+    /// Fetches what a source of a graph stands for, or finds it here.
+    ///
+    /// # Errors
+    /// As [`Remote::http`] and [`Remote::git`]. Other sources are none of the network's.
+    pub fn source(&self, source: &Source) -> Result<RemoteTree, BuildError> {
+        match source {
+            Source::Http { url, filename, checksum } => {
+                self.http(&HttpFile { url, filename, checksum: checksum.as_ref() })
+            }
+            Source::Git { remote, reference, subdir, keep_git_dir, checksum, submodules, commit_times } => {
+                self.git(&GitTree {
+                    remote: remote.clone(),
+                    reference: reference.clone(),
+                    subdir: subdir.clone(),
+                    keep_git_dir: *keep_git_dir,
+                    checksum: checksum.clone(),
+                    submodules: *submodules,
+                    commit_times: *commit_times,
+                })
+            }
+            Source::Image { reference } => Err(BuildError::bug(format!("image {reference} was not resolved"))),
+            Source::OciLayout { store, .. } => Err(BuildError::bug(format!("layout {store} was not resolved"))),
+            Source::Local(local) => Err(BuildError::bug(format!("directory {} was given to work on", local.name))),
+        }
     }
 
     /// Waits until nobody else, here or in another process, fetches the same.

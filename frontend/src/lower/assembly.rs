@@ -104,7 +104,7 @@ impl Assembly {
                 Ok(Tree::Edge(Some(self.source(source, None, format!("{shown} {}", redacted(url))))))
             }
             ContextKind::Http(url) => {
-                let source = Source::Http { url: url.clone(), filename: "context".to_owned(), checksum: None };
+                let source = remote::http_context(url);
                 Ok(Tree::Edge(Some(self.source(source, None, format!("{shown} {}", redacted(url))))))
             }
             ContextKind::Empty | ContextKind::Image(_) | ContextKind::OciLayout(_) => Ok(Tree::Edge(None)),

@@ -1,26 +1,45 @@
 //! SOURCE_DATE_EPOCH: the time to write instead of the time of the build.
 
-use super::arguments::Globals;
+use super::arguments::{Globals, expand};
 use super::context::{Context, ContextKind};
+use super::environment::Environment;
 use super::remote::{self, SourceKind};
-use super::stages::{Stage, Stages, error};
-use super::{ContextTime, Request};
-use crate::dockerfile::ast::{Sources, Word};
+use super::stages::{Stage, Stages, error, not_expanded};
+use super::{ContextTime, Facts, Request};
+use crate::dockerfile::ast::{Argument, Sources, Word};
 use crate::dockerfile::{self, Diagnostic, InstructionKind};
+use crate::graph::Source;
 
 /// The name of the argument.
 pub(super) const NAME: &str = "SOURCE_DATE_EPOCH";
 
-/// Finds the time, in seconds, and puts it (or its absence) into the arguments.
+/// Which time there is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Epoch {
+    /// This, in seconds, or none.
+    Known(Option<i64>),
+    /// That of this source, which is not known yet.
+    Of(Source),
+}
+
+/// Finds the time, and puts it (or its absence) into the arguments (spec: expansion.md §11).
 pub(super) fn resolve(
     globals: &mut Globals,
     stages: &Stages<'_>,
     request: &mut Request,
-) -> Result<Option<i64>, Diagnostic> {
+    facts: &Facts,
+    escape: char,
+) -> Result<Epoch, Diagnostic> {
     let given = request.build_args.get(NAME).cloned();
     let global = globals.values.get(NAME).filter(|value| !value.is_empty()).map(str::to_owned);
-    let Some(value) = given.or(global) else { return Ok(None) };
-    let seconds = interpret(&value, stages, request)?;
+    let Some(value) = given.or(global) else { return Ok(Epoch::Known(None)) };
+    let seconds = match interpret(&value, stages, globals, request, escape)? {
+        Epoch::Known(seconds) => seconds,
+        Epoch::Of(source) => match facts.times.iter().find(|(known, _)| *known == source) {
+            Some((_, seconds)) => *seconds,
+            None => return Ok(Epoch::Of(source)),
+        },
+    };
     match seconds {
         Some(seconds) => {
             let text = seconds.to_string();
@@ -36,7 +55,7 @@ pub(super) fn resolve(
             globals.values.unset(NAME);
         }
     }
-    Ok(seconds)
+    Ok(Epoch::Known(seconds))
 }
 
 /// Whether a default in the file may be `context`: whoever fetches the context then has to find out its time.
@@ -54,47 +73,64 @@ pub fn may_want_context_time(text: &str) -> bool {
             .any(|argument| argument.name.text == NAME && argument.default.as_ref().is_some_and(|word| !is_time(word)))
 }
 
-fn interpret(value: &str, stages: &Stages<'_>, request: &Request) -> Result<Option<i64>, Diagnostic> {
+fn interpret(
+    value: &str,
+    stages: &Stages<'_>,
+    globals: &Globals,
+    request: &Request,
+    escape: char,
+) -> Result<Epoch, Diagnostic> {
     if value.is_empty() {
-        return Ok(None);
+        return Ok(Epoch::Known(None));
     }
     if value == "context" {
         return match request.context_time {
-            ContextTime::None => Ok(None),
-            ContextTime::At(seconds) => Ok(Some(seconds)),
+            ContextTime::None => Ok(Epoch::Known(None)),
+            ContextTime::At(seconds) => Ok(Epoch::Known(Some(seconds))),
             ContextTime::Unknown => Err(wrong("the time of the context is not known".to_owned())
                 .hint("say `--build-arg SOURCE_DATE_EPOCH=context`")),
         };
     }
     if let Ok(seconds) = value.parse::<i64>() {
-        return Ok(Some(seconds));
+        return Ok(Epoch::Known(Some(seconds)));
     }
-    let seconds = "give the number of seconds since 1970";
-    match Context::find(value, &request.build_platform, request)? {
-        Some(Context { kind: ContextKind::Local(_), .. }) => return Ok(None),
-        Some(_) => return Err(wrong(format!("cannot take SOURCE_DATE_EPOCH from context {value}")).hint(seconds)),
-        None => {}
+    if let Some(context) = Context::find(value, &request.build_platform, request)? {
+        return of_context(&context, request);
     }
-    match stages.named(value) {
-        None => Err(wrong(format!("invalid SOURCE_DATE_EPOCH: {value}")).hint(seconds)),
-        Some(stage) => {
-            let stage = &stages.list[stage];
-            check_source(stage).map_err(|found| found.at(stage.instruction.lines, stage.instruction.span))?;
-            Err(wrong(format!("cannot take SOURCE_DATE_EPOCH from stage {value}")).hint(seconds))
+    let Some(stage) = stages.named(value) else {
+        return Err(wrong(format!("invalid SOURCE_DATE_EPOCH: {value}"))
+            .hint("give the number of seconds since 1970, `context`, or the name of a context or a stage"));
+    };
+    let stage = &stages.list[stage];
+    let source = of_stage(stage, globals, request, escape);
+    source.map(Epoch::Of).map_err(|found| found.at(stage.instruction.lines, stage.instruction.span))
+}
+
+/// The time of a named context: that of a commit or a download; a directory has none.
+fn of_context(context: &Context, request: &Request) -> Result<Epoch, Diagnostic> {
+    match &context.kind {
+        ContextKind::Local(_) => Ok(Epoch::Known(None)),
+        ContextKind::Git(url) => Ok(Epoch::Of(dated(remote::git_context(url, request.keeps_git_dir())?))),
+        ContextKind::Http(url) => Ok(Epoch::Of(remote::http_context(url))),
+        ContextKind::Empty | ContextKind::Image(_) | ContextKind::OciLayout(_) => {
+            Err(wrong(format!("cannot take SOURCE_DATE_EPOCH from context {}", context.name))
+                .hint("an image has no time of its own; repositories and downloads have"))
         }
     }
 }
 
-/// Checks that a stage is nothing but something that is fetched, and so has a time.
-fn check_source(stage: &Stage<'_>) -> Result<(), Diagnostic> {
+/// The one thing that a stage fetches, and that it is nothing else than.
+fn of_stage(stage: &Stage<'_>, globals: &Globals, request: &Request, escape: char) -> Result<Source, Diagnostic> {
     if stage.from.image.text != "scratch" {
         return Err(wrong("SOURCE_DATE_EPOCH stage must use FROM scratch".to_owned()));
     }
-    let mut sources = Vec::new();
+    let mut variables = Environment::default();
+    let mut adds = Vec::new();
     for instruction in &stage.instructions {
         match &instruction.kind {
-            InstructionKind::Arg(_) => {}
-            InstructionKind::Add(add) => sources.push(&add.sources),
+            InstructionKind::Arg(arguments) => declare(arguments, &mut variables, globals, request, escape)?,
+            // What follows is not seen by it.
+            InstructionKind::Add(add) => adds.push((add, variables.clone())),
             other => {
                 let name = other.name().unwrap_or_default();
                 return Err(wrong(format!(
@@ -103,17 +139,59 @@ fn check_source(stage: &Stage<'_>) -> Result<(), Diagnostic> {
             }
         }
     }
-    match &sources[..] {
-        [Sources { paths, inline, .. }] if paths.len() == 1 && inline.is_empty() => match remote::kind(&paths[0].text)?
-        {
-            SourceKind::Git | SourceKind::Http => Ok(()),
-            SourceKind::Path => {
-                Err(wrong("SOURCE_DATE_EPOCH stage source must be a single HTTP(S) or Git ADD".to_owned()))
-            }
-        },
-        [_] => Err(wrong("SOURCE_DATE_EPOCH stage source must be a single HTTP(S) or Git ADD".to_owned())),
-        _ => Err(wrong("SOURCE_DATE_EPOCH stage must contain exactly one remote ADD".to_owned())),
+    let [(add, variables)] = &adds[..] else {
+        return Err(wrong("SOURCE_DATE_EPOCH stage must contain exactly one remote ADD".to_owned()));
+    };
+    let not_single = || wrong("SOURCE_DATE_EPOCH stage source must be a single HTTP(S) or Git ADD".to_owned());
+    let Sources { paths, inline, .. } = &add.sources;
+    let [path] = &paths[..] else { return Err(not_single()) };
+    if !inline.is_empty() {
+        return Err(not_single());
     }
+    let expanded = |text: &str| match expand(text, variables, escape) {
+        Ok(expansion) => Ok(expansion.text),
+        Err(cause) => Err(not_expanded(&cause)),
+    };
+    let url = expanded(&path.text)?;
+    let checksum = add.checksum.as_ref().map(|word| expanded(&word.text)).transpose()?;
+    let checksum = checksum.as_deref().filter(|checksum| !checksum.is_empty());
+    match remote::kind(&url)? {
+        SourceKind::Git => Ok(dated(remote::git_source(&url, add.keep_git_dir, checksum)?)),
+        SourceKind::Http => Ok(remote::http_source(&url, checksum)?.0),
+        SourceKind::Path => Err(not_single()),
+    }
+}
+
+/// Carries out the ARG of a stage that has no other variables (spec: expansion.md §9).
+fn declare(
+    arguments: &[Argument],
+    variables: &mut Environment,
+    globals: &Globals,
+    request: &Request,
+    escape: char,
+) -> Result<(), Diagnostic> {
+    for argument in arguments {
+        let name = &argument.name.text;
+        let value = match (request.build_args.get(name), &argument.default) {
+            (Some(given), _) => Some(given.clone()),
+            (None, Some(default)) => {
+                Some(expand(&default.text, variables, escape).map_err(|cause| not_expanded(&cause))?.text)
+            }
+            (None, None) => globals.values.get(name).map(str::to_owned),
+        };
+        if let Some(value) = value {
+            variables.set(name, &value);
+        }
+    }
+    Ok(())
+}
+
+/// A repository whose files have the time of the commit.
+fn dated(mut source: Source) -> Source {
+    if let Source::Git { commit_times, .. } = &mut source {
+        *commit_times = true;
+    }
+    source
 }
 
 fn wrong(message: String) -> Diagnostic {

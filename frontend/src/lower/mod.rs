@@ -38,7 +38,7 @@ use crate::check::{self, Reporter};
 use crate::dockerfile::ast::DirectiveName;
 use crate::dockerfile::{Diagnostic, File, Lines, csv};
 use crate::dockerignore::Patterns;
-use crate::graph::{Edge, Graph};
+use crate::graph::{Edge, Graph, Source};
 use assembly::Assembly;
 pub use epoch::may_want_context_time;
 pub use outline::{Outline, OutlineArgument, OutlineMount};
@@ -153,6 +153,17 @@ pub enum ImageFact {
 pub struct Facts {
     /// The images asked for so far.
     pub images: BTreeMap<ImageQuery, ImageFact>,
+    /// The times of sources asked for so far, in seconds since 1970; `None` for one that has no time.
+    pub times: Vec<(Source, Option<i64>)>,
+}
+
+/// What has to be found out before lowering can go on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Images, each once, sorted.
+    pub images: Vec<ImageQuery>,
+    /// The times of repositories and downloads, for SOURCE_DATE_EPOCH.
+    pub times: Vec<Source>,
 }
 
 /// What lowering came to.
@@ -161,7 +172,7 @@ pub enum Lowered {
     /// A graph.
     Done(Box<Plan>),
     /// More facts are needed first.
-    Needs(Vec<ImageQuery>),
+    Needs(Needs),
 }
 
 /// A graph and what its result is.

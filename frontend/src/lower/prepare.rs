@@ -7,12 +7,12 @@ use kiln_oci::{ImageConfig, Platform};
 
 use super::arguments::{Globals, expand};
 use super::context::Context;
-use super::epoch;
+use super::epoch::{self, Epoch};
 use super::onbuild::{self, Trigger};
 use super::origin::{Lookup, Origin};
 use super::reach::{Dependency, check_cycles, reachable};
 use super::stages::{Stage, Stages, error, not_expanded};
-use super::{Facts, ImageFact, ImageQuery, Request};
+use super::{Facts, ImageFact, ImageQuery, Needs, Request};
 use crate::check::{
     Reporter, from_platform_flag_const_disallowed, invalid_default_arg_in_from, redundant_target_platform,
     undefined_arg_in_from,
@@ -66,7 +66,7 @@ pub(super) enum Base {
 /// What a round of preparation came to.
 pub(super) enum Preparation<'a> {
     Ready(Box<Prepared<'a>>),
-    Needs(Vec<ImageQuery>),
+    Needs(Needs),
 }
 
 /// A name that an instruction takes files from.
@@ -89,7 +89,10 @@ pub(super) fn prepare<'a>(
     let stages = Stages::of(file).map_err(one)?;
     let mut request = request.clone();
     let mut globals = Globals::of(&stages, &request, file.escape).map_err(one)?;
-    let epoch = epoch::resolve(&mut globals, &stages, &mut request).map_err(one)?;
+    let epoch = match epoch::resolve(&mut globals, &stages, &mut request, facts, file.escape).map_err(one)? {
+        Epoch::Known(seconds) => seconds,
+        Epoch::Of(source) => return Ok(Preparation::Needs(Needs { times: vec![source], ..Needs::default() })),
+    };
     check_defaults(&stages, &globals, file.escape, reporter);
     let mut heads = Vec::new();
     for stage in &stages.list {
@@ -122,7 +125,11 @@ pub(super) fn prepare<'a>(
         wanted: BTreeSet::new(),
     };
     let needs = prepared.settle(edges)?;
-    Ok(if needs.is_empty() { Preparation::Ready(Box::new(prepared)) } else { Preparation::Needs(needs) })
+    Ok(if needs.is_empty() {
+        Preparation::Ready(Box::new(prepared))
+    } else {
+        Preparation::Needs(Needs { images: needs, ..Needs::default() })
+    })
 }
 
 impl Prepared<'_> {

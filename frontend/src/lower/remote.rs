@@ -79,6 +79,11 @@ pub(super) fn git_context(url: &str, keep_git_dir: bool) -> Result<Source, Diagn
     Ok(source)
 }
 
+/// Returns the source of a context that is a file on a web server.
+pub(super) fn http_context(url: &str) -> Source {
+    Source::Http { url: url.to_owned(), filename: "context".to_owned(), checksum: None }
+}
+
 /// Returns the source of a file on a web server, and the file's name.
 pub(super) fn http_source(url: &str, checksum: Option<&str>) -> Result<(Source, String), Diagnostic> {
     let checksum = match checksum {

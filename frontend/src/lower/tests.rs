@@ -50,7 +50,10 @@ fn lower_text(text: &str, request: &Request, images: &BTreeMap<String, String>) 
                 return Outcome { result: Ok(*plan), warnings, resolved };
             }
             Ok(Lowered::Needs(needs)) => {
-                for query in needs {
+                for source in needs.times {
+                    facts.times.push((source, Some(7)));
+                }
+                for query in needs.images {
                     let ImageName::Reference(name) = &query.image else { panic!("unexpected {query:?}") };
                     resolved.push(format!("{name} {}", query.platform));
                     let fact = match images.get(name) {

@@ -137,6 +137,29 @@ fn a_default_in_the_file_may_be_the_time_of_the_commit() {
 }
 
 #[test]
+fn a_named_repository_and_one_that_a_stage_adds_have_the_time_of_the_commit() {
+    if unable() {
+        return;
+    }
+    let repositories = Repositories::new(None, |root| repository(root, |_| {}));
+    let bed = bed();
+    let url = repositories.url("r.git");
+    let end = "FROM scratch\nARG SOURCE_DATE_EPOCH\nCOPY <<A /at\n$SOURCE_DATE_EPOCH\nA\n";
+    for (text, context) in
+        [(end.to_owned(), "other"), (format!("FROM scratch AS source\nADD {url} /\n{end}"), "unused")]
+    {
+        dockerfile(&bed, "context", &text);
+        let name = if context == "other" { "other" } else { "source" };
+        build(&bed, "context")
+            .args([&format!("--build-arg=SOURCE_DATE_EPOCH={name}"), "--build-context", &format!("{context}={url}")])
+            .run()
+            .success();
+        assert_eq!(read(&bed, "at"), "1000000000\n", "{text}");
+    }
+    bed.assert_tidy();
+}
+
+#[test]
 fn every_form_of_a_reference() {
     if unable() {
         return;

@@ -284,6 +284,47 @@ fn standard_input_is_an_archive_or_a_build_file() {
     bed.assert_tidy();
 }
 
+#[test]
+fn the_time_of_the_build_is_that_of_a_context_or_of_a_stage() {
+    let dated = Entry { mtime: Some(1_234_567_890), ..file("f", "x") };
+    let bytes = archive(&[dated, file("g", "")], Compression::Gzip).expect("an archive");
+    let web = Web::new(move |request| match request.path() {
+        "/dated" => Response::new(200).header("Last-Modified", TIME).body("x"),
+        "/f.tgz" => Response::new(200).body(&bytes[..]),
+        _ => Response::new(200).body("x"),
+    });
+    let bed = bed();
+    let time = |stage: &str, flags: &[&str]| -> String {
+        let text = format!(
+            "ARG SOURCE_DATE_EPOCH\nARG NAME=dated\n{stage}\nFROM scratch\nARG SOURCE_DATE_EPOCH\n\
+             COPY <<A /at\n${{SOURCE_DATE_EPOCH-none}}\nA\n"
+        );
+        dockerfile(&bed, "context", &text);
+        build(&bed, "context").args(flags).run().success();
+        read(&bed, "at").trim_end().to_owned()
+    };
+    let other = |path: &str| format!("other={}", web.url(path));
+    for (path, expected) in [("/dated", "1000000000"), ("/f.tgz", "1234567890"), ("/undated", "none")] {
+        let flags = ["--build-arg=SOURCE_DATE_EPOCH=other", "--build-context", &other(path)];
+        assert_eq!(time("", &flags), expected, "{path}");
+    }
+    fs::create_dir(bed.path("empty")).expect("a folder");
+    let local = ["--build-arg=SOURCE_DATE_EPOCH=other", "--build-context=other=empty"];
+    assert_eq!(time("", &local), "none");
+    let stage = format!("FROM scratch AS source\nARG NAME\nADD {}$NAME /", web.url("/"));
+    for (flags, expected) in [(&[][..], "1000000000"), (&["--build-arg=NAME=f.tgz"], "1234567890")] {
+        let flags = [&["--build-arg=SOURCE_DATE_EPOCH=source"], flags].concat();
+        assert_eq!(time(&stage, &flags), expected);
+    }
+    web.asked();
+    let told = build(&bed, "context").args(["--build-arg=SOURCE_DATE_EPOCH=source", "--call=check"]).run().success();
+    assert!(told.text().contains("no warnings"), "{told}");
+    dockerfile(&bed, "context", "FROM scratch AS source\nADD http://127.0.0.1:9/nope /\nFROM scratch\n");
+    let failed = build(&bed, "context").arg("--build-arg=SOURCE_DATE_EPOCH=source").run().failure();
+    failed.says(&["cannot take SOURCE_DATE_EPOCH", "127.0.0.1"]);
+    bed.assert_tidy();
+}
+
 /// What is in `out` after a build whose context is this archive; or what the build said.
 fn hostile(bed: &Bed, entries: &[Entry]) -> Result<Vec<String>, String> {
     let all = [&[file("Dockerfile", "FROM scratch\nCOPY . /\n")], entries].concat();

@@ -48,10 +48,45 @@ fn a_stage_has_a_time_only_if_it_is_a_source() {
             "FROM scratch AS s\nADD http://a/b /\nRUN x",
             "SOURCE_DATE_EPOCH stage does not meet source-only requirements: unsupported RUN instruction",
         ),
-        ("FROM scratch AS s\nADD http://a/b /", "cannot take SOURCE_DATE_EPOCH from stage s"),
         ("FROM scratch AS other", "invalid SOURCE_DATE_EPOCH: s"),
     ] {
         let found = resolve(&format!("{stage}\nFROM scratch\n"), "s", ContextTime::None);
         assert_eq!(found, Err(expected.to_owned()), "{stage}");
     }
+}
+
+/// What lowering asks for first.
+fn asked(text: &str, value: &str, contexts: &[(&str, &str)]) -> Result<Vec<Source>, String> {
+    let build_args = [("SOURCE_DATE_EPOCH", value), ("GIVEN", "given")];
+    let owned = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect();
+    let request = Request { build_args: owned(&build_args), contexts: owned(contexts), ..request() };
+    let (file, parsed) = crate::dockerfile::parse(text);
+    match lower(&file, &Request { parsed, ..request }, &Facts::default()) {
+        Ok(Lowered::Needs(needs)) => Ok(needs.times),
+        Ok(Lowered::Done(_)) => Ok(Vec::new()),
+        Err(found) => Err(first_error(&found).unwrap().text()),
+    }
+}
+
+#[test]
+fn the_time_of_what_is_fetched_is_asked_for() {
+    let stage =
+        "ARG HOST=h\nFROM scratch AS s\nARG HOST GIVEN NAME=$HOST$GIVEN\nADD http://$HOST/$NAME /\nFROM scratch\n";
+    let url = |source: &Source| match source {
+        Source::Http { url, .. } => url.clone(),
+        Source::Git { remote, commit_times, .. } => format!("{remote} {commit_times}"),
+        other => format!("{other:?}"),
+    };
+    for (text, value, context, expected) in [
+        (stage, "s", "local:x", "http://h/hgiven"),
+        ("FROM scratch AS s\nADD https://h/r.git#main /\nFROM scratch\n", "s", "local:x", "https://h/r.git true"),
+        ("FROM scratch\n", "c", "https://h/r.git", "https://h/r.git true"),
+        ("FROM scratch\n", "c", "https://h/file", "https://h/file"),
+    ] {
+        let found = asked(text, value, &[("c", context)]).unwrap();
+        assert_eq!(found.iter().map(url).collect::<Vec<_>>(), [expected], "{text}");
+    }
+    assert_eq!(asked("FROM scratch\n", "c", &[("c", "local:x")]), Ok(Vec::new()));
+    let refused = asked("FROM scratch\n", "c", &[("c", "docker-image://busybox")]);
+    assert_eq!(refused, Err("cannot take SOURCE_DATE_EPOCH from context c".to_owned()));
 }
