@@ -163,8 +163,11 @@ fn vanished_records_are_misses() {
     survives(|root| fs::remove_dir_all(root.join("records")).expect("the store keeps records"));
 }
 
+/// Something that happens to a store, and how it is called.
+type Damage = (&'static str, fn(&Path));
+
 /// What can happen to the layers of the store.
-const LAYER_DAMAGE: [(&str, fn(&Path)); 4] = [
+const LAYER_DAMAGE: [Damage; 4] = [
     ("spoiled", |root| {
         let layers = files(&root.join("layers"));
         assert!(!layers.is_empty(), "the store keeps layers");
