@@ -28,6 +28,8 @@ programs='
     git git
     cc gcc
     ssh-agent openssh-client
+    sshd openssh-server
+    openssl openssl
     qemu-aarch64-static qemu-user-static
     readelf binutils
     setpriv util-linux

@@ -10,7 +10,7 @@ use crate::client::Client;
 use crate::error::{Error, Unreachable};
 use crate::redact;
 use crate::retry::http_date;
-use crate::transport::{Ask, broken};
+use crate::transport::{Ask, Transport, broken};
 
 /// A web server that says that it is broken mostly is; registries, which limit their users, are asked more often.
 const RETRIES: u32 = 2;
@@ -71,9 +71,10 @@ impl<'a> Fetch<'a> {
         let host = host.filter(|_| matches!(url.scheme(), "http" | "https"));
         let host = host.ok_or_else(|| Error::Name(format!("{} is no http or https URL", redact::shown(&url))))?;
         let transport = &self.client.transport;
-        let (trust, what) = (transport.trust(&url), redact::shown(&url));
+        let (trust, what) = (Transport::download_trust(&url), redact::shown(&url));
         let mut ask = Ask::new(method, url, &what);
         ask.retries = RETRIES;
+        ask.is_verified = true;
         for (name, value) in headers {
             let wrong = || Error::Name(format!("header {name:?} for {what} cannot be sent"));
             let name: HeaderName = name.parse().map_err(|_| wrong())?;

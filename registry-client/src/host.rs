@@ -20,6 +20,8 @@ pub(crate) enum Trust {
     Unverified,
     /// By being this machine. No proxy is asked.
     Loopback,
+    /// By a certificate, although it is this machine: nobody said that it is a registry. No proxy is asked.
+    VerifiedLoopback,
 }
 
 /// One host that requests go to.
@@ -45,7 +47,7 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn new(domain: &str, trust: Trust) -> Self {
         let scheme = match trust {
-            Trust::Verified => OnceCell::new_with(Some("https")),
+            Trust::Verified | Trust::VerifiedLoopback => OnceCell::new_with(Some("https")),
             Trust::Unverified | Trust::Loopback => OnceCell::new(),
         };
         Self {

@@ -34,7 +34,7 @@ const LONGEST_REFUSAL: usize = 64 << 10;
 pub(crate) struct Transport {
     pub options: Options,
     /// One per [`Trust`].
-    clients: [OnceLock<Result<reqwest::Client, String>>; 3],
+    clients: [OnceLock<Result<reqwest::Client, String>>; 4],
     hosts: Mutex<HashMap<String, Arc<Host>>>,
     runtime: OnceLock<Result<Runtime, String>>,
 }
@@ -49,6 +49,8 @@ pub(crate) struct Ask<'a> {
     pub what: &'a str,
     /// It is repeated at most so often, and not more often than everything else.
     pub retries: u32,
+    /// Whether every host shows a certificate, also one that need not as a registry.
+    pub is_verified: bool,
 }
 
 /// A response, and whether it is from the host that was asked.
@@ -64,7 +66,7 @@ impl<'a> Ask<'a> {
         let mut headers = HeaderMap::new();
         // Blobs must arrive as they are stored.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        Self { method, url, headers, body: None, what, retries: u32::MAX }
+        Self { method, url, headers, body: None, what, retries: u32::MAX, is_verified: false }
     }
 }
 
@@ -93,15 +95,20 @@ impl Transport {
                 .connect_timeout(CONNECT)
                 .pool_idle_timeout(Duration::from_secs(60))
                 .http2_adaptive_window(true);
-            if trust != Trust::Verified {
+            if matches!(trust, Trust::Unverified | Trust::Loopback) {
                 builder = builder.tls_danger_accept_invalid_certs(true);
             }
-            if trust == Trust::Loopback {
+            if matches!(trust, Trust::Loopback | Trust::VerifiedLoopback) {
                 builder = builder.no_proxy();
             }
             builder.build().map_err(|error| innermost(&error))
         });
         client.as_ref().map_err(|cause| Error::Setup(cause.clone()))
+    }
+
+    /// Says how far the host of a download that is nobody's registry is to be trusted.
+    pub(crate) fn download_trust(url: &Url) -> Trust {
+        if is_loopback(url.host_str().unwrap_or_default()) { Trust::VerifiedLoopback } else { Trust::Verified }
     }
 
     /// Says how far a host is to be trusted.
@@ -244,7 +251,7 @@ impl Transport {
             let location = answer.response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             let location = location.ok_or_else(|| protocol("it redirects to nowhere"))?;
             let url = answer.url.join(location).map_err(|_| protocol("it redirects to an address that is none"))?;
-            let next_trust = self.trust(&url);
+            let next_trust = if ask.is_verified { Self::download_trust(&url) } else { self.trust(&url) };
             match url.scheme() {
                 "https" => {}
                 "http" if answer.url.scheme() == "http" || next_trust != Trust::Verified => {}
@@ -263,6 +270,7 @@ impl Transport {
                 body: None,
                 what: ask.what,
                 retries: ask.retries,
+                is_verified: ask.is_verified,
             };
             let shown = if same { name.to_owned() } else { authority(&url) };
             let response = self.once(&shown, next_trust, &hop, None, None).await?;
@@ -341,9 +349,7 @@ pub(crate) fn broken(name: &str, error: &reqwest::Error) -> Error {
     }
     let mut next: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(cause) = next {
-        let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let tls = wrapped.and_then(|inner| inner.downcast_ref()).or_else(|| cause.downcast_ref::<rustls::Error>());
-        if let Some(tls) = tls {
+        if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
             return unreachable(name, Unreachable::Tls(tls.to_string()));
         }
         if cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
@@ -352,7 +358,9 @@ pub(crate) fn broken(name: &str, error: &reqwest::Error) -> Error {
         if cause.to_string().starts_with("dns error") {
             return unreachable(name, Unreachable::Dns);
         }
-        next = cause.source();
+        // An `io::Error` is not the source of what it wraps, but passes over it; some wrap another.
+        let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = wrapped.map_or_else(|| cause.source(), |inner| Some(inner));
     }
     // The error itself would print the whole URL.
     let cause = error.source().map_or_else(|| "the request failed".to_owned(), innermost);

@@ -23,6 +23,7 @@ mod layer;
 mod leftovers;
 pub mod registry;
 mod server;
+pub mod tls;
 mod user;
 mod wire;
 

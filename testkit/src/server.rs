@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::wire::{Request, Response, read_request};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use crate::wire::{Connection, Request, Response, read_request};
 
 /// A running server.
 #[derive(Debug)]
@@ -24,6 +26,18 @@ impl Server {
     /// # Panics
     /// When there is no free port.
     pub fn start(answer: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Self {
+        Self::listen(None, answer)
+    }
+
+    /// Starts a server that speaks TLS; see [`Authority::server`](crate::tls::Authority::server).
+    ///
+    /// # Panics
+    /// When there is no free port.
+    pub fn start_tls(tls: Arc<ServerConfig>, answer: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Self {
+        Self::listen(Some(tls), answer)
+    }
+
+    fn listen(tls: Option<Arc<ServerConfig>>, answer: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
         let address = listener.local_addr().expect("a bound socket has an address");
         let stop = Arc::new(AtomicBool::new(false));
@@ -33,8 +47,8 @@ impl Server {
                 if ours.load(Ordering::Relaxed) {
                     return;
                 }
-                let (stop, answer) = (Arc::clone(&ours), Arc::clone(&answer));
-                std::thread::spawn(move || serve(stream, &stop, &*answer));
+                let (stop, answer, tls) = (Arc::clone(&ours), Arc::clone(&answer), tls.clone());
+                std::thread::spawn(move || serve(stream, tls, &stop, &*answer));
             }
         });
         Self { address, stop, listener: Some(listener) }
@@ -57,16 +71,20 @@ impl Drop for Server {
     }
 }
 
-fn serve(mut stream: TcpStream, stop: &AtomicBool, answer: impl Fn(&Request) -> Response) {
-    let Ok(reading) = stream.try_clone() else { return };
+fn serve(stream: TcpStream, tls: Option<Arc<ServerConfig>>, stop: &AtomicBool, answer: impl Fn(&Request) -> Response) {
     // A connection that nobody uses must not keep the process.
     let _ = stream.set_read_timeout(Some(Duration::from_secs(60)));
     let _ = stream.set_nodelay(true);
+    let connection: Box<dyn Connection> = match tls.map(ServerConnection::new) {
+        None => Box::new(stream),
+        Some(Ok(tls)) => Box::new(StreamOwned::new(tls, stream)),
+        Some(Err(_)) => return,
+    };
     let stop = || stop.load(Ordering::Relaxed);
-    let mut input = BufReader::new(reading);
+    let mut input = BufReader::new(connection);
     while let Ok(Some(request)) = read_request(&mut input) {
         let response = answer(&request);
-        if !response.send(&mut stream, &request.method, &stop).unwrap_or(false) || stop() {
+        if !response.send(&mut **input.get_mut(), &request.method, &stop).unwrap_or(false) || stop() {
             return;
         }
     }

@@ -8,6 +8,24 @@ use std::time::Duration;
 /// No request of a test is larger.
 const LONGEST_BODY: u64 = 1 << 30;
 
+/// What requests come through, plain or not.
+pub(crate) trait Connection: Read + Write {
+    /// The socket underneath.
+    fn socket(&self) -> &TcpStream;
+}
+
+impl Connection for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Connection for rustls::StreamOwned<rustls::ServerConnection, TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        &self.sock
+    }
+}
+
 /// A request as it came.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -161,7 +179,7 @@ impl Response {
     }
 
     /// Sends the response; says whether the connection can be used again.
-    pub(crate) fn send(&self, stream: &mut TcpStream, method: &str, stop: &dyn Fn() -> bool) -> io::Result<bool> {
+    pub(crate) fn send(&self, stream: &mut dyn Connection, method: &str, stop: &dyn Fn() -> bool) -> io::Result<bool> {
         if self.manner == Manner::Hangup {
             return Ok(false);
         }
@@ -197,7 +215,7 @@ impl Response {
             }
             Manner::Stall(after) => {
                 stream.write_all(&body[..after.min(body.len())])?;
-                stream.set_read_timeout(Some(Duration::from_millis(20)))?;
+                stream.socket().set_read_timeout(Some(Duration::from_millis(20)))?;
                 // Until the client leaves or the registry is dropped.
                 while !stop() {
                     match stream.read(&mut [0; 64]) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kiln_oci::{Digest, Hasher, ReferenceDigest};
-use kiln_registry_client::{Error as RegistryError, Fetched};
+use kiln_registry_client::{Error as RegistryError, Fetched, Unreachable};
 
 use super::image::{environment, registry};
 use super::remote::{Known, Made, Remote, RemoteTree, check_address};
@@ -283,11 +283,16 @@ fn strong(etag: &str) -> &str {
 }
 
 fn failed(error: RegistryError) -> BuildError {
+    let is_distrust = matches!(error, RegistryError::Unreachable { cause: Unreachable::Tls(_), .. });
     match registry(error) {
         error if error.kind == crate::Kind::Cancelled => error,
+        error if is_distrust => error.context("failed to load cache key").hint(DISTRUST_HINT),
         error => error.context("failed to load cache key"),
     }
 }
+
+/// What to do about a certificate that this machine does not trust.
+pub const DISTRUST_HINT: &str = "if the server's certificate is signed by an authority of your own, name the file with that one's: `SSL_CERT_FILE=FILE`";
 
 fn refused(status: u16, host: &str) -> BuildError {
     let message = format!("failed to load cache key: invalid response status {status}");

@@ -1,15 +1,19 @@
 //! ADD and contexts from git repositories, served by git itself on loopback.
 
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kiln_testkit::git::{answer, git};
-use kiln_testkit::{Bed, Kiln, Manner, Need, Response, Server, host};
+use kiln_testkit::tls::Authority;
+use kiln_testkit::{Bed, Kiln, Manner, Need, Response, Server, free_port, host};
 
 use crate::fixture::{bed, dockerfile};
+use crate::ssh::{Agent, key};
 
 /// Repositories behind a web server that counts.
 struct Repositories {
@@ -344,6 +348,107 @@ fn credentials_are_shown_to_their_host_alone() {
     let with_password = url.replace("http://", "http://me:pa55word@");
     let outcome = build(&bed, &with_password).run().failure();
     assert!(!outcome.stderr.contains("pa55word"), "{outcome}");
+}
+
+#[test]
+fn a_repository_behind_tls_is_trusted_by_its_authority() {
+    if unable() || host().lacks(&[Need::Tool("openssl")]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    repository(folder.path(), |source| fs::write(source.join("f"), "over TLS").expect("a file"));
+    let authority = Authority::new();
+    let below = folder.path().to_owned();
+    let server = Server::start_tls(authority.server(), move |request| answer(request, &below));
+    let bed = bed();
+    let url = format!("https://{}/r.git", server.address());
+    build(&bed, &url).run().failure().says(&["certificate", "hint: ", "SSL_CERT_FILE"]);
+    build(&bed, &url).env("SSL_CERT_FILE", authority.certificate()).run().success();
+    assert_eq!(read(&bed, "f"), "over TLS");
+    bed.assert_tidy();
+}
+
+/// An ssh server for the user who runs the test, whom it knows by a key.
+struct Sshd {
+    child: Child,
+    port: u16,
+}
+
+impl Sshd {
+    fn new(bed: &Bed, host_key: &Path, authorized: &Path) -> Self {
+        let port = free_port();
+        let config = format!(
+            "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}.pub\nPidFile none\nUsePAM no\n\
+             StrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n",
+            host_key.display(),
+            authorized.display()
+        );
+        let config = bed.write("sshd.conf", config);
+        // Debian's server wants this directory, and its service makes it.
+        let _ = fs::create_dir("/run/sshd");
+        let program = host().tool("sshd").expect("it was asked for");
+        let mut child = Command::new(program)
+            .args(["-D", "-e", "-f"])
+            .arg(config)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("sshd runs");
+        let end = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(matches!(child.try_wait(), Ok(None)) && Instant::now() < end, "sshd does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self { child, port }
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_repository_over_ssh_needs_a_key_and_a_known_server() {
+    let tools = [Need::Tool("sshd"), Need::Tool("ssh-agent"), Need::Tool("ssh-keygen"), Need::Root];
+    if unable() || host().lacks(&tools) {
+        return;
+    }
+    let bed = bed();
+    repository(&bed.path("."), |source| fs::write(source.join("f"), "over ssh").expect("a file"));
+    let (server_key, mine, other) = (key(&bed, "server", ""), key(&bed, "mine", ""), key(&bed, "other", ""));
+    let sshd = Sshd::new(&bed, &server_key, &mine);
+    let agent = Agent::new(&bed, &mine);
+    let url = format!("ssh://root@127.0.0.1:{}{}", sshd.port, bed.path("r.git").display());
+    let know = |key: &Path| {
+        let public = fs::read_to_string(key.with_extension("pub")).expect("a public key");
+        let line = format!("[127.0.0.1]:{} {public}", sshd.port);
+        fs::create_dir_all(bed.home().join(".ssh")).expect("a folder");
+        fs::write(bed.home().join(".ssh/known_hosts"), line).expect("a file");
+    };
+    let with_agent =
+        |kiln: Kiln| kiln.args(["--ssh", "default"]).env("SSH_AUTH_SOCK", &agent.socket).limit(Duration::from_secs(60));
+
+    // Nobody knows the server: it is not talked to, whatever it says.
+    let keyscan = format!("ssh-keyscan -p {} 127.0.0.1", sshd.port);
+    with_agent(build(&bed, &url)).run().failure().says(&["Host key verification failed", "known_hosts", &keyscan]);
+    know(&other);
+    with_agent(build(&bed, &url)).run().failure().says(&["Host key verification failed"]);
+
+    know(&server_key);
+    build(&bed, &url).run().failure().says(&["Permission denied", "--ssh default"]);
+    with_agent(build(&bed, &url)).run().success();
+    assert_eq!(read(&bed, "f"), "over ssh");
+    with_agent(add(&bed, &format!("{url}#main:/ /o/"))).run().success();
+    assert_eq!(read(&bed, "o/f"), "over ssh");
+    // A key from a file will do, and no other.
+    bed.forget();
+    build(&bed, &url).arg(format!("--ssh=default={}", mine.display())).run().success();
+    assert_eq!(read(&bed, "f"), "over ssh");
+    build(&bed, &url).arg(format!("--ssh=default={}", other.display())).run().failure().says(&["Permission denied"]);
+    bed.assert_tidy();
 }
 
 #[test]

@@ -46,7 +46,8 @@ fn context(bed: &Bed, commands: &str) {
     dockerfile(bed, "context", &format!("FROM busybox\nCOPY ask /\n{commands}"));
 }
 
-fn key(bed: &Bed, name: &str, passphrase: &str) -> PathBuf {
+/// Makes a key and returns its file; the public one is beside it.
+pub fn key(bed: &Bed, name: &str, passphrase: &str) -> PathBuf {
     let path = bed.path(name);
     let mut keygen = Command::new("ssh-keygen");
     keygen.args(["-q", "-t", "ed25519", "-N", passphrase, "-C", &format!("comment-{name}"), "-f"]).arg(&path);
@@ -55,13 +56,15 @@ fn key(bed: &Bed, name: &str, passphrase: &str) -> PathBuf {
 }
 
 /// A real agent with one key.
-struct Agent {
+pub struct Agent {
     child: Child,
-    socket: PathBuf,
+    /// Where it listens.
+    pub socket: PathBuf,
 }
 
 impl Agent {
-    fn new(bed: &Bed, key: &Path) -> Self {
+    /// Starts one.
+    pub fn new(bed: &Bed, key: &Path) -> Self {
         let socket = bed.path("agent");
         let mut agent = Command::new("ssh-agent");
         agent.args(["-D", "-a"]).arg(&socket).stdout(Stdio::piped());

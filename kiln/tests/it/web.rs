@@ -5,7 +5,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::sync::{Arc, Mutex};
 
 use kiln_testkit::context::{Compression, Entry, Kind, archive};
-use kiln_testkit::{Bed, Kiln, Manner, Request, Response, Server};
+use kiln_testkit::tls::Authority;
+use kiln_testkit::{Bed, Kiln, Manner, Need, Request, Response, Server, host};
 
 use crate::fixture::{bed, dockerfile};
 
@@ -167,6 +168,35 @@ fn credentials_go_to_their_host_alone() {
     assert!(!outcome.stderr.contains("s3cret"), "{outcome}");
     add(&bed, &line).args(["--secret", "id=HTTP_AUTH_HEADER_127.0.0.1,env=H"]).env("H", "Basic abc").run().failure();
     assert_eq!(web.asked(), ["GET /f authorization=Basic abc"]);
+}
+
+#[test]
+fn servers_show_a_certificate_on_this_machine_too() {
+    if host().lacks(&[Need::Tool("openssl")]) {
+        return;
+    }
+    let authority = Authority::new();
+    let file = |_: &Request| Response::new(200).body("over TLS");
+    let (good, alone) = (Server::start_tls(authority.server(), file), Server::start_tls(authority.self_signed(), file));
+    let sent = format!("https://{}/f", alone.address());
+    let web = Web::new(move |_| Response::new(302).header("Location", &*sent));
+    let bed = bed();
+    let own = authority.certificate();
+    let trusting = |address: &str| {
+        add(&bed, &format!("{address} /")).env("SSL_CERT_FILE", &own).env("KILN_INSECURE_REGISTRIES", "127.0.0.1")
+    };
+    let refused = ["failed to load cache key", "certificate", "hint: ", "SSL_CERT_FILE"];
+    let address = format!("https://{}/f", good.address());
+    add(&bed, &format!("{address} /")).run().failure().says(&refused);
+    trusting(&address).run().success();
+    assert_eq!(read(&bed, "f"), "over TLS");
+    trusting(&format!("https://{}/f", alone.address())).run().failure().says(&refused);
+    trusting(&web.url("/f")).run().failure().says(&refused);
+    // Contexts and build files are no different.
+    for arguments in [[&*address, "--no-cache"], ["context", &format!("-f={address}")]] {
+        build(&bed, arguments[0]).arg(arguments[1]).run().failure().says(&refused);
+    }
+    bed.assert_tidy();
 }
 
 #[test]

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use kiln_runtime::Cancel;
 use rustix::process::{Pid, Signal};
 
+use super::super::http::DISTRUST_HINT;
 use crate::error::BuildError;
 use crate::progress::OutputStream;
 use crate::step::Step;
@@ -119,7 +120,7 @@ impl Git<'_> {
             complaints.join("; ")
         };
         let error = BuildError::environment(format!("{}: {why}", self.shown()));
-        Err(match hint(&why, self.authorization.is_some()) {
+        Err(match hint(&why, self.authorization.is_some(), self.remote) {
             Some(hint) => error.hint(hint),
             None => error,
         })
@@ -217,21 +218,37 @@ fn is_complaint(line: &str) -> bool {
         || line.contains("Host key verification failed")
 }
 
-fn hint(why: &str, has_authorization: bool) -> Option<String> {
+fn hint(why: &str, has_authorization: bool, remote: &str) -> Option<String> {
     let asks = ["could not read Username", "Authentication failed", "terminal prompts disabled", "401", "403"];
     if why.contains("transport '") && why.contains("not allowed") || why.contains("protocol '") {
         Some("only http, https, git and ssh are spoken, also in submodules".to_owned())
     } else if why.contains("Host key verification failed") {
-        Some("put the server's key into `~/.ssh/known_hosts`".to_owned())
+        Some(unknown_host(remote))
     } else if why.contains("Permission denied (") {
         Some("lend an agent with the right key: `--ssh default`".to_owned())
     } else if has_authorization && why.contains("redirect") {
         Some("credentials are not shown to where the server redirects; name that address".to_owned())
+    } else if why.contains("certificate") {
+        Some(DISTRUST_HINT.to_owned())
     } else if asks.iter().any(|text| why.contains(text)) {
         Some("if the repository is private: `--secret id=GIT_AUTH_TOKEN,src=FILE`".to_owned())
     } else {
         None
     }
+}
+
+/// What to do about an ssh server that nobody knows.
+fn unknown_host(remote: &str) -> String {
+    let rest = remote.split_once("://").map_or(remote, |(_, rest)| rest);
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    let host = host.split('/').next().unwrap_or_default();
+    // Behind the colon is a port, or in the short form a path.
+    let (host, port) = host.split_once(':').unwrap_or((host, ""));
+    let port =
+        if port.parse::<u16>().is_ok() && remote.contains("://") { format!("-p {port} ") } else { String::new() };
+    format!(
+        "put the server's key into `~/.ssh/known_hosts`: `ssh-keyscan {port}{host}` shows it, its owner knows whether it is right"
+    )
 }
 
 /// What a program that came to its end did.
