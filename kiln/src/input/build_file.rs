@@ -35,19 +35,24 @@ pub fn find(name: Option<&str>, context: &Path, current: &Path) -> Result<Found,
     match name {
         Some("-") => Ok(Found { file: from_stdin(io::stdin().lock())?, path: None }),
         Some(name) => {
-            let path = current.join(name);
-            let text = read(&path).map_err(|error| {
-                // For BuildKit the directory of the build file is a place of its own, and only the name is in it.
-                let base = path.file_name().map_or(name.into(), |base| base.to_string_lossy());
-                let error = unreadable(&base, &error);
-                match in_context(name, context, current) {
-                    Some(other) => {
-                        error.hint(format!("`-f` starts from the current directory: try `-f {}`", other.display()))
-                    }
-                    None => with_neighbours(error, context),
+            let mut failure = io::Error::from(io::ErrorKind::NotFound);
+            for name in spellings(name) {
+                let path = current.join(&name);
+                match read(&path) {
+                    Ok(text) => return Ok(Found { file: BuildFile { name, text }, path: Some(path) }),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => failure = error,
                 }
-            })?;
-            Ok(Found { file: BuildFile { name: name.to_owned(), text }, path: Some(path) })
+            }
+            // For BuildKit the directory of the build file is a place of its own, and only the name is in it.
+            let base = Path::new(name).file_name().map_or(name.into(), |base| base.to_string_lossy());
+            let error = unreadable(&base, &failure);
+            Err(match in_context(name, context, current) {
+                Some(other) => {
+                    error.hint(format!("`-f` starts from the current directory: try `-f {}`", other.display()))
+                }
+                None => with_neighbours(error, context),
+            })
         }
         None => {
             for name in NAMES {
@@ -64,6 +69,14 @@ pub fn find(name: Option<&str>, context: &Path, current: &Path) -> Result<Found,
             ))
         }
     }
+}
+
+/// Returns the names that are tried for one that is given: the usual one may be in lower case (spec:
+/// stages-platforms.md §5).
+pub fn spellings(name: &str) -> impl Iterator<Item = String> {
+    let directory = name.strip_suffix(NAMES[0]).filter(|directory| directory.is_empty() || directory.ends_with('/'));
+    let lower = directory.map(|directory| format!("{directory}{}", NAMES[1]));
+    std::iter::once(name.to_owned()).chain(lower)
 }
 
 /// Reads a build file from standard input.
@@ -201,6 +214,10 @@ mod tests {
         let error = find(Some("Other"), &context, here.path()).unwrap_err();
         assert_eq!(error.message, "failed to read dockerfile: open Other: no such file or directory");
         assert!(error.hint.unwrap().contains("`-f context/Other`"));
+        std::fs::write(context.join("dockerfile"), "lower").unwrap();
+        let found = find(Some("context/Dockerfile"), &context, here.path()).unwrap();
+        assert_eq!((text(&found), &*found.file.name), ("lower", "context/dockerfile"));
+        assert!(find(Some("context/xDockerfile"), &context, here.path()).is_err());
         let error = find(Some("docker"), &context, here.path()).unwrap_err();
         assert!(error.message.ends_with("open docker: is a directory"), "{}", error.message);
     }

@@ -195,13 +195,13 @@ fn time(
 
 /// Reads the build file of a context that was fetched.
 fn in_fetched(fetcher: &Fetcher, context: &FetchedContext, name: Option<&str>) -> Result<BuildFile, BuildError> {
-    let names = match &name {
-        Some(name) => std::slice::from_ref(name),
-        None => &build_file::NAMES[..],
+    let names: Vec<String> = match name {
+        Some(name) => build_file::spellings(name).collect(),
+        None => build_file::NAMES.map(str::to_owned).into(),
     };
-    for name in names {
+    for name in &names {
         if let Some(text) = fetcher.read(context, name, build_file::LARGEST)? {
-            return Ok(BuildFile { name: (*name).to_owned(), text });
+            return Ok(BuildFile { name: name.clone(), text });
         }
     }
     Err(BuildError::input(format!("failed to read dockerfile: open {}: no such file or directory", names[0]))

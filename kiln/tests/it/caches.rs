@@ -112,6 +112,39 @@ fn those_who_share_it_see_each_other_at_once() {
 }
 
 #[test]
+fn steps_at_the_same_time_take_turns_or_have_their_own_where_they_ask_for_it() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    // Both are there at the same time, and neither finds what the other has written into its own.
+    let own = |name: &str, other: &str| {
+        format!(
+            "RUN --mount=type=cache,id=meet,target=/meet --mount=type=cache,id=own,target=/own,sharing=private \
+             touch /own/{name} /meet/{name}; until test -e /meet/{other}; do sleep 0.01; done; test ! -e /own/{other}"
+        )
+    };
+    let both = |one: &str, two: &str| {
+        format!("FROM busybox AS one\n{one}\nFROM busybox\n{two}\nCOPY --from=one /etc/passwd /p\n")
+    };
+    dockerfile(&bed, "context", &both(&own("a", "b"), &own("b", "a")));
+    build(&bed, "context").run().success();
+    // One after the other: nobody sees that another is in it.
+    let turn = |name: &str| {
+        format!(
+            "RUN --mount=type=cache,id=turn,target=/turn,sharing=locked \
+             test ! -e /turn/busy && touch /turn/busy && sleep 0.3 && rm /turn/busy && touch /turn/{name}"
+        )
+    };
+    dockerfile(&bed, "context", &both(&turn("a"), &turn("b")));
+    build(&bed, "context").run().success();
+    let seen = "FROM busybox\nRUN --mount=type=cache,id=turn,target=/turn test -e /turn/a && test -e /turn/b\n";
+    dockerfile(&bed, "context", seen);
+    build(&bed, "context").run().success();
+    bed.assert_tidy();
+}
+
+#[test]
 fn one_that_is_mounted_twice_does_not_wait_for_itself() {
     if unable() {
         return;

@@ -1,5 +1,7 @@
 //! Looking at a Dockerfile without building it: checks, outline, targets, its instructions.
 
+use kiln_testkit::Outcome;
+use kiln_testkit::registry::Registry;
 use serde_json::Value;
 
 use crate::fixture::{bed, build, busybox, dockerfile, unable};
@@ -95,6 +97,77 @@ fn a_check_answers_with_json_whatever_is_wrong() {
     let told = build(&bed, "context").arg("--call=check,format=json").run().failure().text();
     let document: Value = serde_json::from_str(&told).expect("JSON");
     assert!(document["buildError"]["message"].as_str().is_some_and(|text| text.contains(".dockerignore")), "{told}");
+}
+
+/// The names of the rules that a check reports, each with its line.
+fn found(outcome: &Outcome) -> Vec<(String, u64)> {
+    let told = outcome.text();
+    let document: Value = serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error} in {told}"));
+    assert_eq!(document.get("buildError"), None, "{told}");
+    let line = |warning: &Value| warning["location"]["ranges"][0]["start"]["line"].as_u64().unwrap_or_default();
+    let warnings = document["warnings"].as_array().cloned().unwrap_or_default();
+    warnings.iter().map(|it| (it["ruleName"].as_str().unwrap_or_default().to_owned(), line(it))).collect()
+}
+
+#[test]
+fn all_stages_are_checked_or_those_of_the_target() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    dockerfile(
+        &bed,
+        "context",
+        "FROM busybox AS base\nCMD a\nFROM busybox AS Other\nENV a b\nFROM base AS last\nMAINTAINER me\nRUN exit 1\n",
+    );
+    let check = |flags: &[&str]| {
+        let outcome = build(&bed, "context").arg("--call=check,format=json,ignorestatus=true").args(flags).run();
+        let mut found = found(&outcome.success());
+        found.sort_by_key(|(_, line)| *line);
+        found.into_iter().map(|(rule, line)| format!("{rule} {line}")).collect::<Vec<_>>().join(", ")
+    };
+    // What the text alone shows is found everywhere, the rest where the work would go.
+    let (casing, maintainer) = ("StageNameCasing 3", "MaintainerDeprecated 6");
+    let (command, legacy) = ("JSONArgsRecommended 2", "LegacyKeyValueFormat 4");
+    assert_eq!(check(&[]), [command, casing, legacy, maintainer].join(", "));
+    assert_eq!(check(&["--target=last"]), [command, casing, maintainer].join(", "));
+    assert_eq!(check(&["--target=other"]), [casing, legacy, maintainer].join(", "));
+}
+
+#[test]
+fn a_check_fetches_descriptions_of_images_and_no_layer() {
+    if unable() {
+        return;
+    }
+    let registry = Registry::start();
+    let config = br#"{"architecture":"s390x","os":"linux","config":{"Shell":["/x"]},"rootfs":{"type":"layers","diff_ids":["sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"]}}"#;
+    let config = registry.put_blob("base", "application/vnd.oci.image.config.v1+json", config);
+    let layer = registry.put_blob("base", "application/vnd.oci.image.layer.v1.tar", &[0; 1024]);
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": config,
+        "layers": [layer],
+    });
+    let manifest = serde_json::to_vec(&manifest).expect("JSON");
+    registry.put_manifest("base", "1", "application/vnd.oci.image.manifest.v1+json", &manifest);
+    let bed = bed();
+    // The base has a shell, so that a command without one is meant.
+    let name = format!("{}/base:1", registry.address());
+    dockerfile(&bed, "context", &format!("FROM {name}\nCMD x\nRUN exit 1\nFROM scratch\n"));
+    let call = "--call=check,format=json,ignorestatus=true";
+    let outcome = build(&bed, "context").args([call, "--platform=linux/arm64"]).run().success();
+    assert_eq!(found(&outcome), [("InvalidBaseImagePlatform".to_owned(), 1)]);
+    let message = format!(
+        "Base image {name} was pulled with platform \\\"linux/s390x\\\", expected \\\"linux/arm64\\\" for current build"
+    );
+    assert!(outcome.text().contains(&message), "{outcome}");
+    let clean = build(&bed, "context").args([call, "--platform=linux/s390x"]).run().success();
+    assert_eq!(found(&clean), []);
+    let asked: Vec<String> = registry.exchanges().iter().map(|exchange| exchange.request.target.clone()).collect();
+    assert!(asked.iter().any(|target| target.contains("/manifests/")), "{asked:?}");
+    assert!(asked.iter().all(|target| !target.contains(&layer.digest.to_string())), "{asked:?}");
+    assert_eq!(bed.kiln(["images", "-q"]).run().success().text(), "");
 }
 
 #[test]

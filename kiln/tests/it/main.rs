@@ -28,5 +28,6 @@ mod rungs;
 mod sandbox;
 mod shell;
 mod ssh;
+mod variables;
 mod web;
 mod wrong;
