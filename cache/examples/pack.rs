@@ -22,10 +22,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let store = Store::open(Path::new(store))?;
     let path = PathBuf::from(file);
     let size = std::fs::metadata(&path)?.len();
-    let content = Content::Open(Box::new(move || std::fs::File::open(path)));
+    let content = Content::open(move || std::fs::File::open(path));
     let entry = NewEntry::new("file", NewKind::File { size, content }, 0o644);
     let start = Instant::now();
-    let packed = pack(&store, [Ok(entry)].into_iter(), &Pack { compression, directory: false })?;
+    let packed = pack(&store, [Ok(entry)].into_iter(), &Pack { compression, directory: false, like: None })?;
     let seconds = start.elapsed().as_secs_f64();
     println!("{} of {} bytes", packed.diff_id, packed.size);
     if let Some(blob) = &packed.blob {

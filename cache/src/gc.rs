@@ -284,7 +284,7 @@ mod tests {
 
     fn layer(store: &Store, name: &str) -> crate::layer::Packed {
         let entry = NewEntry::new(name, NewKind::Directory, 0o755);
-        let options = Pack { compression: Some(Compression::Gzip), directory: true };
+        let options = Pack { compression: Some(Compression::Gzip), directory: true, like: None };
         pack(store, [Ok(entry)].into_iter(), &options).unwrap()
     }
 

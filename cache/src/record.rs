@@ -129,6 +129,11 @@ impl Store {
         Relation::Ops.directory(self).join(op.hex()).exists()
     }
 
+    /// Returns the newest record of this operation, with any inputs.
+    pub fn newest(&self, op: &Digest) -> Option<Record> {
+        self.classes(Relation::Ops, op).find_map(|class| self.results(&class).into_iter().next())
+    }
+
     /// Returns the newest record of the step with this name, to say what is different now.
     pub fn nearest(&self, step: &str) -> Option<Record> {
         let classes = self.classes(Relation::Steps, &Digest::of(step));
@@ -260,6 +265,8 @@ mod tests {
         assert_eq!(store.results(&made.class), std::slice::from_ref(&made));
         assert_eq!(store.nearest("RUN make"), Some(made.clone()));
         assert!(store.has_op(&made.op));
+        assert_eq!(store.newest(&made.op), Some(made));
+        assert_eq!(store.newest(&Digest::of("other")), None);
     }
 
     #[test]

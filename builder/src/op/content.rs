@@ -91,21 +91,22 @@ impl Contents {
         }
     }
 
-    /// Turns a file's origin into what a layer is packed from.
+    /// Turns a file's origin into what a layer is packed from. `digest` is that of its bytes, where it is known.
     ///
     /// # Errors
     /// When the layer it is in cannot be had.
-    pub fn content(&self, origin: Origin) -> io::Result<Content> {
-        Ok(match origin {
-            Origin::None => Content::Bytes(Arc::from(&[][..])),
-            Origin::Bytes(bytes) => Content::Bytes(bytes),
-            Origin::Local(file) => Content::Open(Box::new(move || file.open())),
+    pub fn content(&self, origin: Origin, digest: Option<Digest>) -> io::Result<Content> {
+        let open: Box<dyn FnOnce() -> io::Result<File> + Send> = match origin {
+            Origin::None => return Ok(Content::Bytes(Arc::from(&[][..]))),
+            Origin::Bytes(bytes) => return Ok(Content::Bytes(bytes)),
+            Origin::Local(file) => Box::new(move || file.open()),
             Origin::Layer(diff_id, path) => {
                 let directory = self.layers.directory(&diff_id).map_err(io::Error::other)?;
-                Content::Open(Box::new(move || open_in(&directory, &diff_id, &path)))
+                Box::new(move || open_in(&directory, &diff_id, &path))
             }
-            Origin::Spool(path) => Content::Open(Box::new(move || File::open(&**path))),
-        })
+            Origin::Spool(path) => Box::new(move || File::open(&**path)),
+        };
+        Ok(Content::Open { digest, open })
     }
 }
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use kiln_cache::layer::{self, Compression, LayerError, NewEntry, NewKind, Pack, Packed};
+use kiln_cache::Store;
+use kiln_cache::layer::{self, Change, Compression, LayerError, NewEntry, NewKind, Pack, Packed, Put};
 use kiln_cache::tree::{Node, Tree};
-use kiln_cache::{Store, tree};
 use kiln_frontend::graph::{CopyFrom, FileAction, FileOp};
 use kiln_oci::{Digest, Hasher};
 
@@ -61,6 +61,8 @@ pub struct Make {
     pub directory: bool,
     /// The time of the build.
     pub now: (i64, u32),
+    /// What an earlier run of the operation came to.
+    pub like: Option<Digest>,
 }
 
 /// A source of copies.
@@ -182,17 +184,22 @@ fn pack(
     let mut read: Vec<Reading> = Vec::new();
     let entries = changes.into_iter().map(|(path, entry)| {
         let joined = files::join(&path);
-        if matches!(entry.origin, Origin::Local(_) | Origin::Layer(..)) {
-            read.push(Reading { path: joined.clone(), origin: entry.origin.clone(), content: entry.content });
-        }
         let kind = match (entry.meta.kind, entry.link_group) {
             (FileKind::Regular, Some(group)) if links.contains_key(&group) => NewKind::Hardlink(links[&group].clone()),
             (FileKind::Regular, group) => {
                 if let Some(group) = group {
                     links.insert(group, joined.clone());
                 }
+                let known = match &entry.origin {
+                    Origin::Local(file) => local(sources).and_then(|context| context.known(file)),
+                    _ => None,
+                };
+                // What is known of a context was compared when it was read.
+                if known.is_none() && matches!(entry.origin, Origin::Local(_) | Origin::Layer(..)) {
+                    read.push(Reading { path: joined.clone(), origin: entry.origin.clone(), content: entry.content });
+                }
                 let content = contents
-                    .content(entry.origin)
+                    .content(entry.origin, known)
                     .map_err(|source| LayerError::Other(format!("{}: {source}", files::display(&path)).into()))?;
                 NewKind::File { size: entry.meta.size, content }
             }
@@ -213,7 +220,8 @@ fn pack(
             xattrs: entry.meta.xattrs,
         })
     });
-    let packed = layer::pack(store, entries, &Pack { compression: make.compression, directory: make.directory })?;
+    let options = Pack { compression: make.compression, directory: make.directory, like: make.like };
+    let packed = layer::pack(store, entries, &options)?;
     check(&packed, &read, local(sources))?;
     Ok(packed)
 }
@@ -230,10 +238,9 @@ struct Reading {
 /// Looks at the digests of the bytes that were read. Those of a context are remembered, so that the next build need not
 /// read them; those of a layer must be what its index says.
 fn check(packed: &Packed, read: &[Reading], context: Option<&LocalContext>) -> Result<(), FileError> {
-    let mut tree = Tree::empty();
-    tree.apply(0, &packed.index);
     for Reading { path, origin, content } in read {
-        let Some(digest) = tree.get(path).and_then(|node: &tree::Node| node.meta.content) else { continue };
+        let Some(Change::Put(Put { meta, .. })) = packed.index.get(path) else { continue };
+        let Some(digest) = meta.content else { continue };
         match (origin, context) {
             (Origin::Local(file), Some(context)) => context.remember(file, digest),
             (Origin::Layer(diff_id, inside), _) if content.is_some_and(|content| content != digest) => {
@@ -298,7 +305,7 @@ pub fn directory_of(store: &Store, source: &Source, contents: &Contents) -> Resu
     let mut path = Vec::new();
     put_all(&mut overlay, source.tree(), &mut path);
     let changes = overlay.changes(&mut |_, _, _| Ok::<_, FileError>(false))?;
-    let make = Make { compression: None, directory: true, now: (0, 0) };
+    let make = Make { compression: None, directory: true, now: (0, 0), like: None };
     let sources = BTreeMap::from([(
         0,
         match source {

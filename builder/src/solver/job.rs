@@ -76,14 +76,13 @@ impl Job<'_, '_> {
         // Without any record of this step there is nothing to find: then the content is
         // hashed while it is copied, and read once instead of twice.
         let is_bound = matches!(self.vertex.op, Op::Exec(_));
-        if is_eligible && !self.vertex.ignore_cache && (is_bound || store.has_op(&kind)) {
-            let content = self.content_key()?;
-            if let Some(found) = self.run.look_up(&content) {
-                if let Some(definition) = &definition {
-                    self.alias(definition, &content);
-                }
-                return Ok(found);
+        let is_sought = is_eligible && !self.vertex.ignore_cache && (is_bound || store.has_op(&kind));
+        let sought = is_sought.then(|| self.content_key()).transpose()?;
+        if let Some(found) = sought.as_ref().and_then(|content| self.run.look_up(content)) {
+            if let (Some(definition), Some(content)) = (&definition, &sought) {
+                self.alias(definition, content);
             }
+            return Ok(found);
         }
         let name = definition.unwrap_or_else(|| op_in_session(&op, &self.run.session));
         let _lock = lock(store, &name, self.run.cancel())?;
@@ -101,7 +100,11 @@ impl Job<'_, '_> {
         let seconds = began.elapsed().as_secs_f64();
         let mut layers: Vec<Digest> = self.base().to_vec();
         layers.push(diff_id);
-        let content = if is_eligible { Some(self.content_key()?) } else { None };
+        // What was hashed before is what was copied.
+        let content = match sought {
+            None if is_eligible => Some(self.content_key()?),
+            sought => sought,
+        };
         let class = match (self.vertex.ignore_cache, definition, content) {
             (true, _, _) => fresh_class(&self.run.session, self.id),
             (false, Some(definition), _) => definition,
@@ -198,8 +201,11 @@ impl Job<'_, '_> {
                 let blobs = self.run.solver.blobs.filter(|_| self.run.in_result.contains(&self.id));
                 let compression = blobs.map(|options| options.compression);
                 let directory = self.run.below_exec.contains(&self.id) || compression.is_none();
-                let make = Make { compression, directory, now: now() };
-                let packed = file::run(self.run.solver.store, op, &base, &sources, &self.run.contents, &make)
+                let store = self.run.solver.store;
+                let like = compression.and_then(|_| store.newest(&content_op_digest(self.vertex)));
+                let like = like.and_then(|record| record.outputs.first()?.last().copied());
+                let make = Make { compression, directory, now: now(), like };
+                let packed = file::run(store, op, &base, &sources, &self.run.contents, &make)
                     .map_err(|error| self.explain(&error, &sources))?;
                 if let Some(blob) = &packed.blob {
                     self.run.solver.layers.wrote(blob.digest);

@@ -159,7 +159,7 @@ impl Remote<'_> {
                 .hint("it looks like an archive; is it complete?"));
             }
             let sources = [(1, file::Source::Files(files))].into();
-            let make = Make { compression: None, directory: true, now: now() };
+            let make = Make { compression: None, directory: true, now: now(), like: None };
             let empty = kiln_cache::tree::Tree::empty();
             let base = Base { chain: &[], tree: &empty, exists: false };
             file::run(self.store, &unpack(name), &base, &sources, self.contents, &make).map_err(|error| failed(&error))

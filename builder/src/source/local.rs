@@ -207,7 +207,8 @@ impl LocalContext {
         Ok(digest)
     }
 
-    fn known(&self, file: &LocalFile) -> Option<Digest> {
+    /// Returns the digest of a file's content where nothing needs to be read for it.
+    pub fn known(&self, file: &LocalFile) -> Option<Digest> {
         self.memo
             .get(&file.stat)
             .or_else(|| self.hashed.lock().expect("no panic under the lock").get(&file.stat).copied())

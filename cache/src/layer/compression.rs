@@ -1,15 +1,13 @@
 //! How the tar stream of a layer is compressed.
 //!
-//! Gzip is written in members of 1 MiB of input each, compressed on all cores; the bytes depend
-//! on the input alone. Zstd is one frame, always written by its multi-threaded encoder, whose
+//! Gzip is written in members, see `member`, compressed on all cores; the bytes depend on the
+//! input alone. Zstd is one frame, always written by its multi-threaded encoder, whose
 //! bytes do not depend on the number of threads.
 
-use std::cell::RefCell;
 use std::io::{self, BufReader, Read};
 use std::sync::OnceLock;
 
 use kiln_oci::media_type;
-use libdeflater::{CompressionLvl, Compressor};
 
 /// How the tar stream of a layer is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,11 +20,6 @@ pub enum Compression {
     Zstd,
 }
 
-/// How much input one gzip member holds. A constant: equal input must give equal bytes.
-pub(crate) const GZIP_BLOCK: usize = 1 << 20;
-/// The fastest level gives what Go's default gives (0.655 of mixed data, 0.630 at level 4) and is 1.5 times as fast
-/// as level 4.
-const GZIP_LEVEL: i32 = 1;
 const ZSTD_LEVEL: i32 = 3;
 
 impl Compression {
@@ -48,21 +41,6 @@ impl Compression {
             _ => None,
         }
     }
-}
-
-/// Compresses one member.
-pub(crate) fn gzip_member(input: &[u8]) -> Vec<u8> {
-    thread_local! {
-        static COMPRESSOR: RefCell<Compressor> =
-            RefCell::new(Compressor::new(CompressionLvl::new(GZIP_LEVEL).expect("a level from 1 to 12")));
-    }
-    COMPRESSOR.with_borrow_mut(|compressor| {
-        let mut output = vec![0; compressor.gzip_compress_bound(input.len())];
-        let length = compressor.gzip_compress(input, &mut output).expect("the bound is large enough");
-        output.truncate(length);
-        output.shrink_to_fit();
-        output
-    })
 }
 
 /// Returns the threads that compress. They are not the global ones: a caller that runs on those

@@ -59,15 +59,27 @@ pub enum Content {
     /// Bytes in memory.
     Bytes(Arc<[u8]>),
     /// A file that is opened when its turn comes.
-    Open(Box<dyn FnOnce() -> io::Result<File> + Send>),
+    Open {
+        /// The digest of its bytes, where that is known. The layer is not made when it is another.
+        digest: Option<Digest>,
+        /// Opens it.
+        open: Box<dyn FnOnce() -> io::Result<File> + Send>,
+    },
 }
 
 impl std::fmt::Debug for Content {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Bytes(bytes) => write!(f, "Bytes({} bytes)", bytes.len()),
-            Self::Open(_) => f.write_str("Open(…)"),
+            Self::Open { .. } => f.write_str("Open(…)"),
         }
+    }
+}
+
+impl Content {
+    /// A file of which nothing is known yet.
+    pub fn open(open: impl FnOnce() -> io::Result<File> + Send + 'static) -> Self {
+        Self::Open { digest: None, open: Box::new(open) }
     }
 }
 

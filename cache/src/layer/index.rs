@@ -84,6 +84,17 @@ impl LayerIndex {
         Some(&self.entries[found].change)
     }
 
+    /// Returns the path of the regular file whose content is so many in the layer.
+    pub(crate) fn path_of_content(&self, number: usize) -> Option<&[u8]> {
+        let own = |entry: &&IndexEntry| match &entry.change {
+            Change::Put(put) => {
+                put.meta.kind == Kind::File && put.links.as_ref().is_none_or(|first| **first == *entry.path)
+            }
+            Change::Whiteout => false,
+        };
+        self.entries.iter().filter(own).nth(number).map(|entry| &*entry.path)
+    }
+
     /// Whether some directory is only implied, so that the directory form made from this layer
     /// alone may give it another mode and owner than layers below.
     pub fn has_implied(&self) -> bool {
@@ -265,14 +276,28 @@ pub(crate) struct Builder {
     entries: Vec<IndexEntry>,
 }
 
+/// Why an entry cannot come after the one before.
+#[derive(Debug)]
+pub(crate) enum Misplaced {
+    /// It should have come earlier.
+    Order,
+    /// It is in something that is no directory.
+    NoDirectory,
+}
+
 impl Builder {
-    /// Adds an entry. Returns the directories that it implies, outermost first, or `None` when
-    /// the entry does not come after the one before.
-    pub(crate) fn push(&mut self, path: &[u8], change: Change) -> Option<Vec<Box<[u8]>>> {
-        if self.entries.last().is_some_and(|last| walk_order(&last.path, path).is_ge()) {
-            return None;
-        }
+    /// Adds an entry. Returns the directories that it implies, outermost first.
+    pub(crate) fn push(&mut self, path: &[u8], change: Change) -> Result<Vec<Box<[u8]>>, Misplaced> {
         let mut implied: Vec<Box<[u8]>> = Vec::new();
+        if let Some(last) = self.entries.last() {
+            if walk_order(&last.path, path).is_ge() {
+                return Err(Misplaced::Order);
+            }
+            let is_directory = matches!(&last.change, Change::Put(put) if put.meta.is_directory());
+            if !is_directory && is_in(path, &last.path) {
+                return Err(Misplaced::NoDirectory);
+            }
+        }
         let mut parent = split(path).0;
         while !parent.is_empty() && !self.is_open(parent) {
             implied.push(parent.into());
@@ -284,28 +309,12 @@ impl Builder {
             self.entries.push(IndexEntry { path: directory.clone(), change: Change::Put(put) });
         }
         self.entries.push(IndexEntry { path: path.into(), change });
-        Some(implied)
+        Ok(implied)
     }
 
     /// Whether a directory is one of those that the last entry is in, or is the last entry.
     fn is_open(&self, directory: &[u8]) -> bool {
-        let Some(last) = self.entries.last() else { return false };
-        match last.path.strip_prefix(directory) {
-            Some(rest) => rest.is_empty() || rest[0] == b'/',
-            None => false,
-        }
-    }
-
-    pub(crate) fn get(&self, path: &[u8]) -> Option<&Change> {
-        let found = self.entries.binary_search_by(|entry| walk_order(&entry.path, path)).ok()?;
-        Some(&self.entries[found].change)
-    }
-
-    /// Notes the content of the regular file that came last.
-    pub(crate) fn set_content(&mut self, content: Digest) {
-        if let Some(IndexEntry { change: Change::Put(put), .. }) = self.entries.last_mut() {
-            put.meta.content = Some(content);
-        }
+        self.entries.last().is_some_and(|last| *last.path == *directory || is_in(&last.path, directory))
     }
 
     /// Makes `path` another name of the file at `first`, and returns its metadata. `None` when
@@ -320,7 +329,30 @@ impl Builder {
         Some(put.clone())
     }
 
-    pub(crate) fn finish(self, diff_id: Digest, size: u64) -> LayerIndex {
-        LayerIndex { diff_id, size, entries: self.entries }
+    /// Ends the index. `contents` are the digests of the regular files, in order, each once however many names it has.
+    pub(crate) fn finish(self, diff_id: Digest, size: u64, contents: &[Digest]) -> LayerIndex {
+        let mut index = LayerIndex { diff_id, size, entries: self.entries };
+        let mut contents = contents.iter();
+        for at in 0..index.entries.len() {
+            let IndexEntry { path, change: Change::Put(put) } = &index.entries[at] else { continue };
+            let content = match &put.links {
+                _ if put.meta.kind != Kind::File => continue,
+                // Its first name comes first.
+                Some(first) if **first != **path => match index.get(first) {
+                    Some(Change::Put(first)) => first.meta.content,
+                    _ => None,
+                },
+                _ => contents.next().copied(),
+            };
+            if let Change::Put(put) = &mut index.entries[at].change {
+                put.meta.content = content;
+            }
+        }
+        index
     }
+}
+
+/// Whether a path is below a directory.
+fn is_in(path: &[u8], directory: &[u8]) -> bool {
+    path.strip_prefix(directory).is_some_and(|rest| rest.first() == Some(&b'/'))
 }

@@ -7,9 +7,10 @@
 //!                     it hold the owners of files in other ways, see `owner`
 //!   index             every entry with metadata and content digest
 //!   blobs/<name>      a note: a blob that holds the tar form, and where it may be had
+//!   members           which blocks the blob that was made here consists of, see `member`
 //! ```
 //!
-//! Each of the three appears by one rename. A layer that nobody unpacked has notes alone.
+//! Each appears by one rename. A layer that nobody unpacked has notes alone.
 
 mod apply;
 mod archive;
@@ -18,10 +19,12 @@ mod directory;
 mod entry;
 mod header;
 mod index;
+mod member;
 mod note;
 mod owner;
 mod pack;
 mod read;
+mod recompress;
 mod seal;
 mod stream;
 #[cfg(test)]
@@ -197,6 +200,17 @@ impl Layer {
 
     pub(crate) fn publish_index(&self, index: &LayerIndex) -> Result<(), FileError> {
         publish(&self.store.ingest_directory(), &self.home().join("index"), &index.encode())
+    }
+
+    pub(crate) fn publish_members(&self, blob: &Digest, members: &[member::Member]) -> Result<(), FileError> {
+        publish(&self.store.ingest_directory(), &self.home().join("members"), &member::encode(blob, members))
+    }
+
+    /// Returns the blob that was made of this layer to take parts of it over, when it is here.
+    pub(crate) fn members(&self) -> Option<member::Earlier> {
+        let (blob, members) = member::decode(&read(&self.home().join("members")).ok()??)?;
+        let file = std::fs::File::open(self.store.blob_path(&blob)).ok()?;
+        Some(member::Earlier::new(file, &members))
     }
 
     /// Returns the blobs that are known to hold this layer.

@@ -5,12 +5,13 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
-use kiln_oci::{Descriptor, Digest, Hasher};
+use kiln_oci::{Descriptor, Digest};
 
 use super::directory::Directory;
 use super::entry::{CAPABILITY, Content, NewEntry, NewKind};
 use super::header::{BLOCK, HeaderError, TarHeader, end_of_archive};
-use super::index::{Builder, Change, LayerIndex, Put};
+use super::index::{Builder, Change, LayerIndex, Misplaced, Put};
+use super::member::{Earlier, Member};
 use super::stream::Stream;
 use super::{Compression, LayerError, show, whiteout};
 use crate::file::At;
@@ -25,6 +26,9 @@ pub struct Pack {
     pub compression: Option<Compression>,
     /// The directory form.
     pub directory: bool,
+    /// A layer that may have much in common with the new one: what its blob holds already is not compressed
+    /// again. The new blob is the same without.
+    pub like: Option<Digest>,
 }
 
 /// A layer that was made.
@@ -38,6 +42,7 @@ pub struct Packed {
     pub index: Arc<LayerIndex>,
     /// Its blob, when one was asked for.
     pub blob: Option<Descriptor>,
+    pub(crate) members: Vec<Member>,
 }
 
 /// Makes a layer of `entries`, which must come in the order of a walk (names compared as bytes,
@@ -57,7 +62,8 @@ pub fn pack(
     let scratch = if options.directory { Some(store.ingest_scratch("layer")?) } else { None };
     let directory =
         scratch.as_ref().map(|scratch| Directory::create(&scratch.path().join("fs"), store.ownership())).transpose()?;
-    let mut packer = Packer::new(store, options.compression, directory);
+    let earlier = options.like.and_then(|like| store.layer(&like).members());
+    let mut packer = Packer::new(store, options.compression, directory, earlier);
     for entry in entries {
         packer.add(entry?)?;
     }
@@ -72,6 +78,9 @@ pub(crate) fn publish(store: &Store, packed: &Packed, scratch: Option<&Scratch>)
     let layer = store.layer(&packed.diff_id);
     if let Some(blob) = &packed.blob {
         layer.add_blob(blob, None)?;
+        if packed.members.len() > 1 {
+            layer.publish_members(&blob.digest, &packed.members)?;
+        }
     }
     layer.publish_index(&packed.index)?;
     if let Some(scratch) = scratch {
@@ -110,15 +119,24 @@ pub(crate) struct Packer {
     /// The times of directories, set when nothing more is put into them.
     times: Vec<DirectoryTime>,
     index: Builder,
+    /// The digests of contents, in order, where they were known before these were read.
+    known: Vec<Option<Digest>>,
     header: Vec<u8>,
     /// Whether files of the directory form may share their blocks with where they come from (ioctl_ficlone(2)).
     can_share: bool,
 }
 
 impl Packer {
-    pub(crate) fn new(store: &Store, compression: Option<Compression>, directory: Option<Directory>) -> Self {
-        let stream = Stream::new(store, compression);
-        Self { stream, directory, times: Vec::new(), index: Builder::default(), header: Vec::new(), can_share: true }
+    /// Takes from an `earlier` blob what it holds already.
+    pub(crate) fn new(
+        store: &Store,
+        compression: Option<Compression>,
+        directory: Option<Directory>,
+        earlier: Option<Earlier>,
+    ) -> Self {
+        let stream = Stream::new(store, compression).remembering(earlier);
+        let index = Builder::default();
+        Self { stream, directory, times: Vec::new(), index, known: Vec::new(), header: Vec::new(), can_share: true }
     }
 
     pub(crate) fn add(&mut self, mut entry: NewEntry) -> Result<(), LayerError> {
@@ -152,26 +170,34 @@ impl Packer {
             Some(directory) => Some(directory.create_file(&entry.path)?),
             None => None,
         };
-        let mut hasher = Hasher::new();
-        let changed = || LayerError::Changed { path: show(&entry.path) };
         match content {
             Content::Bytes(bytes) => {
                 if bytes.len() as u64 != size {
-                    return Err(changed());
+                    return Err(LayerError::Changed { path: show(&entry.path) });
                 }
-                hasher.update(&bytes);
                 if let Some(output) = &mut output {
                     output.write_all(&bytes).at("write", show(&entry.path))?;
                 }
-                self.stream.write(&bytes)?;
+                self.known.push(None);
+                self.stream.begin_content(None);
+                let mut rest = &bytes[..];
+                while !rest.is_empty() {
+                    let space = self.stream.space();
+                    let (now, later) = rest.split_at(rest.len().min(space.len()));
+                    space[..now.len()].copy_from_slice(now);
+                    self.stream.advance(now.len())?;
+                    rest = later;
+                }
             }
-            Content::Open(open) => {
+            Content::Open { digest, open } => {
                 let input = open().at("open", show(&entry.path))?;
-                self.add_content(&entry.path, size, &input, output.as_mut(), &mut hasher)?;
+                self.known.push(digest);
+                self.stream.begin_content(digest);
+                self.add_content(&entry.path, size, &input, output.as_mut())?;
             }
         }
+        self.stream.end_content();
         self.stream.pad(BLOCK as u64)?;
-        self.index.set_content(hasher.finish());
         if let (Some(directory), Some(output)) = (&self.directory, &output) {
             let meta = Meta { mtime: entry.mtime, ..meta };
             directory.finish_file(&entry.path, output, &meta, &entry.xattrs)?;
@@ -186,7 +212,6 @@ impl Packer {
         size: u64,
         input: &File,
         output: Option<&mut File>,
-        hasher: &mut Hasher,
     ) -> Result<(), LayerError> {
         let changed = || LayerError::Changed { path: show(path) };
         let before = input.metadata().at("look at", show(path))?;
@@ -207,7 +232,6 @@ impl Packer {
             if count == 0 {
                 return Err(changed());
             }
-            hasher.update(&space[..count]);
             if let Some(output) = &mut output {
                 output.write_all(&space[..count]).at("write", show(path))?;
             }
@@ -263,17 +287,13 @@ impl Packer {
     }
 
     fn push(&mut self, path: &[u8], change: Change) -> Result<(), LayerError> {
-        let out_of_order = || LayerError::Unrepresentable {
+        let implied = self.index.push(path, change).map_err(|error| LayerError::Unrepresentable {
             path: show(path),
-            reason: "it comes twice, or not in the order of a walk".to_owned(),
-        };
-        if let Some(parent) = self.index.get(crate::tree::split(path).0)
-            && !matches!(parent, Change::Put(put) if put.meta.is_directory())
-        {
-            let reason = "what it is in is no directory".to_owned();
-            return Err(LayerError::Unrepresentable { path: show(path), reason });
-        }
-        let implied = self.index.push(path, change).ok_or_else(out_of_order)?;
+            reason: match error {
+                Misplaced::Order => "it comes twice, or not in the order of a walk".to_owned(),
+                Misplaced::NoDirectory => "what it is in is no directory".to_owned(),
+            },
+        })?;
         if let Some(directory) = &mut self.directory {
             for path in implied {
                 directory.make_directory(&path)?;
@@ -291,7 +311,7 @@ impl Packer {
                 LayerError::Unrepresentable { path: path.clone(), reason: error.to_string() }
             }
         })?;
-        Ok(self.stream.write(&self.header)?)
+        Ok(self.stream.begin_entry(&self.header)?)
     }
 
     pub(crate) fn finish(mut self) -> Result<Packed, LayerError> {
@@ -304,8 +324,14 @@ impl Packer {
             }
         }
         let streamed = self.stream.finish()?;
-        let index = Arc::new(self.index.finish(streamed.diff_id, streamed.size));
-        Ok(Packed { diff_id: streamed.diff_id, size: streamed.size, index, blob: streamed.blob })
+        let is_other = |(known, found): (&Option<Digest>, &Digest)| known.is_some_and(|known| known != *found);
+        let changed = self.known.iter().zip(&streamed.contents).position(is_other);
+        let (diff_id, size) = (streamed.diff_id, streamed.size);
+        let index = self.index.finish(diff_id, size, &streamed.contents);
+        if let Some(changed) = changed {
+            return Err(LayerError::Changed { path: index.path_of_content(changed).map(show).unwrap_or_default() });
+        }
+        Ok(Packed { diff_id, size, index: Arc::new(index), blob: streamed.blob, members: streamed.members })
     }
 }
 

@@ -115,7 +115,7 @@ impl Entries {
         } else if file_type.is_file() {
             let full = full.clone();
             let open = move || open_file(&full);
-            NewKind::File { size: found.len(), content: Content::Open(Box::new(open)) }
+            NewKind::File { size: found.len(), content: Content::open(open) }
         } else {
             return Ok(None);
         };

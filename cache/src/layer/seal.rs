@@ -57,7 +57,7 @@ pub fn seal(
         .at("change the mode of", &upper)?;
     drop_marks(&upper)?;
 
-    let mut packer = Packer::new(store, compression, None);
+    let mut packer = Packer::new(store, compression, None, None);
     for entry in read::entries(&upper, ownership).knowing(known) {
         packer.add(entry?)?;
     }

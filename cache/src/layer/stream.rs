@@ -2,19 +2,24 @@
 //! other threads.
 //!
 //! ```text
-//! caller ─ blocks of 1 MiB ─┬─▶ hash                         → diff id
-//!                           └─▶ compress (all cores) ─▶ hash → blob
+//! caller ─ blocks, 1 MiB at most ─┬─▶ hash                         → diff id
+//!                                 └─▶ compress (all cores) ─▶ hash → blob
 //! ```
 //! The channels are bounded, so memory is. A stream of one block starts no thread.
+//!
+//! A stream that remembers keeps account of what each block is made of: the bytes that were
+//! written, and which part of which content. That is the key of the block's members, see `member`.
 
 use std::io::Write;
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use kiln_oci::{Descriptor, Digest, Hasher};
 
-use super::compression::{self, Compression, GZIP_BLOCK};
+use super::compression::{self, Compression};
+use super::member::{self, Earlier, LARGEST, Member};
 use crate::file::At;
 use crate::{BlobError, Ingest, Store};
 
@@ -25,7 +30,79 @@ pub(crate) struct Stream {
     block: Block,
     filled: usize,
     size: u64,
+    /// Where the content that is being written begins in the block.
+    content: Option<usize>,
     running: Option<Running>,
+    account: Option<Account>,
+}
+
+/// What the blocks of a stream are made of.
+struct Account {
+    earlier: Option<Arc<Earlier>>,
+    /// The block that is being filled.
+    block: Makings,
+    /// Those before.
+    blocks: Vec<Makings>,
+    /// The digests of all contents, where they are known before these are read.
+    known: Vec<Option<Digest>>,
+    /// How much of the last content is in the blocks before.
+    written: u64,
+}
+
+/// What one block is made of.
+struct Makings {
+    /// What was written, and which parts of which lengths of contents stand between.
+    frame: Hasher,
+    /// The numbers of these contents.
+    contents: Range<usize>,
+}
+
+impl Account {
+    fn new(earlier: Option<Earlier>) -> Self {
+        let earlier = earlier.map(Arc::new);
+        Self { earlier, block: Makings::new(0..0), blocks: Vec::new(), known: Vec::new(), written: 0 }
+    }
+
+    fn begin_content(&mut self, known: Option<Digest>) {
+        self.known.push(known);
+        self.block.contents.end = self.known.len();
+        self.written = 0;
+    }
+
+    /// `length` bytes of the last content are in the block.
+    fn add_part(&mut self, length: usize) {
+        self.block.frame.number(1).number(self.written).number(length as u64);
+        self.written += length as u64;
+    }
+
+    /// Begins the next block, which goes on with the last content or does not. Returns the key of the one before,
+    /// where it is known by now, with where to take the block from.
+    fn close(&mut self, goes_on: bool) -> Option<(Arc<Earlier>, Digest)> {
+        let last = self.known.len();
+        let next = Makings::new(last - usize::from(goes_on)..last);
+        let block = std::mem::replace(&mut self.block, next);
+        let earlier = self.earlier.as_ref().and_then(|earlier| {
+            let key = block.key(|content| self.known[content])?;
+            earlier.has(&key).then(|| (earlier.clone(), key))
+        });
+        self.blocks.push(block);
+        earlier
+    }
+}
+
+impl Makings {
+    fn new(contents: Range<usize>) -> Self {
+        Self { frame: Hasher::domain("kiln.member.v1"), contents }
+    }
+
+    /// Returns the key of the block, given the digests of contents by number.
+    fn key(&self, digest: impl Fn(usize) -> Option<Digest>) -> Option<Digest> {
+        let mut key = self.frame.clone();
+        for content in self.contents.clone() {
+            key.digest(&digest(content)?);
+        }
+        Some(key.finish())
+    }
 }
 
 /// What came out of a tar stream.
@@ -33,24 +110,62 @@ pub(crate) struct Streamed {
     pub(crate) diff_id: Digest,
     pub(crate) size: u64,
     pub(crate) blob: Option<Descriptor>,
+    /// The digests of the contents, in order.
+    pub(crate) contents: Vec<Digest>,
+    /// What the blob is made of, when that is worth remembering.
+    pub(crate) members: Vec<Member>,
 }
 
-type Writing = JoinHandle<Result<(Digest, u64), BlobError>>;
+/// A blob that was written.
+struct Written {
+    digest: Digest,
+    size: u64,
+    members: Vec<Member>,
+}
+
+type Writing = JoinHandle<Result<Written, BlobError>>;
 
 struct Running {
     hash: SyncSender<Arc<Block>>,
-    hashing: JoinHandle<Digest>,
+    hashing: JoinHandle<Hashes>,
     blob: Option<(SyncSender<Job>, Writing)>,
 }
 
 enum Job {
     Raw(Arc<Block>),
-    Compressed(Receiver<Vec<u8>>),
+    Compressed(Receiver<(Vec<u8>, Member)>),
+}
+
+/// What is hashed on the way.
+#[derive(Default)]
+struct Hashes {
+    stream: Hasher,
+    content: Hasher,
+    contents: Vec<Digest>,
+}
+
+impl Hashes {
+    fn update(&mut self, block: &Block) {
+        self.stream.update(&block.bytes);
+        for part in &block.parts {
+            self.content.update(&block.bytes[part.range.clone()]);
+            if part.is_last {
+                self.contents.push(std::mem::take(&mut self.content).finish());
+            }
+        }
+    }
+}
+
+/// The part of a content that a block holds.
+struct Part {
+    range: Range<usize>,
+    is_last: bool,
 }
 
 /// A buffer that goes back to be used again.
 struct Block {
     bytes: Vec<u8>,
+    parts: Vec<Part>,
     spare: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
@@ -58,8 +173,8 @@ impl Block {
     fn next(spare: &Arc<Mutex<Vec<Vec<u8>>>>) -> Self {
         let used = spare.lock().ok().and_then(|mut spare| spare.pop());
         let mut bytes = used.unwrap_or_default();
-        bytes.resize(GZIP_BLOCK, 0);
-        Self { bytes, spare: spare.clone() }
+        bytes.resize(LARGEST, 0);
+        Self { bytes, parts: Vec::new(), spare: spare.clone() }
     }
 }
 
@@ -74,7 +189,14 @@ impl Drop for Block {
 impl Stream {
     pub(crate) fn new(store: &Store, compression: Option<Compression>) -> Self {
         let block = Block::next(&Arc::default());
-        Self { store: store.clone(), compression, block, filled: 0, size: 0, running: None }
+        let store = store.clone();
+        Self { store, compression, block, filled: 0, size: 0, content: None, running: None, account: None }
+    }
+
+    /// Keeps account of what the blocks are made of, and takes from an `earlier` blob what it has of them.
+    pub(crate) fn remembering(self, earlier: Option<Earlier>) -> Self {
+        let account = (self.compression == Some(Compression::Gzip)).then(|| Account::new(earlier));
+        Self { account, ..self }
     }
 
     /// Returns a place to put bytes into; never empty. [`Stream::advance`] says how many came.
@@ -86,14 +208,48 @@ impl Stream {
     pub(crate) fn advance(&mut self, count: usize) -> Result<(), BlobError> {
         self.filled += count;
         self.size += count as u64;
-        if self.filled == GZIP_BLOCK { self.send() } else { Ok(()) }
+        if self.filled == LARGEST { self.send() } else { Ok(()) }
     }
 
+    /// Says that what is [advanced](Stream::advance) now is the content of an entry, and its digest where that is known.
+    pub(crate) fn begin_content(&mut self, known: Option<Digest>) {
+        self.content = Some(self.filled);
+        if let Some(account) = &mut self.account {
+            account.begin_content(known);
+        }
+    }
+
+    pub(crate) fn end_content(&mut self) {
+        self.add_part(true);
+        self.content = None;
+    }
+
+    fn add_part(&mut self, is_last: bool) {
+        let Some(start) = self.content else { return };
+        let range = start..self.filled;
+        if let Some(account) = &mut self.account {
+            account.add_part(range.len());
+        }
+        self.block.parts.push(Part { range, is_last });
+    }
+
+    /// Appends what stands in front of the content of an entry.
+    pub(crate) fn begin_entry(&mut self, header: &[u8]) -> Result<(), BlobError> {
+        if member::begins_block(header, self.filled) {
+            self.send()?;
+        }
+        self.write(header)
+    }
+
+    /// Appends something that is no content.
     pub(crate) fn write(&mut self, mut bytes: &[u8]) -> Result<(), BlobError> {
         while !bytes.is_empty() {
             let space = self.space();
             let count = bytes.len().min(space.len());
             space[..count].copy_from_slice(&bytes[..count]);
+            if let Some(account) = &mut self.account {
+                account.block.frame.number(0).field(&bytes[..count]);
+            }
             bytes = &bytes[count..];
             self.advance(count)?;
         }
@@ -108,10 +264,14 @@ impl Stream {
     }
 
     fn send(&mut self) -> Result<(), BlobError> {
+        self.add_part(false);
         let next = Block::next(&self.block.spare);
         let mut block = std::mem::replace(&mut self.block, next);
         block.bytes.truncate(self.filled);
         self.filled = 0;
+        self.content = self.content.map(|_| 0);
+        let goes_on = self.content.is_some();
+        let earlier = self.account.as_mut().and_then(|account| account.close(goes_on));
         if self.running.is_none() {
             self.running = Some(self.start()?);
         }
@@ -123,8 +283,11 @@ impl Stream {
                 Some(pool) if self.compression == Some(Compression::Gzip) => {
                     let (sender, receiver) = sync_channel(1);
                     pool.spawn(move || {
+                        let known = earlier.and_then(|(earlier, key)| earlier.get(&key));
+                        let bytes = known.unwrap_or_else(|| member::compress(&block.bytes));
+                        let member = Member::of(&bytes);
                         // Nobody waits for it when the writer has failed.
-                        let _ = sender.send(compression::gzip_member(&block.bytes));
+                        let _ = sender.send((bytes, member));
                     });
                     Job::Compressed(receiver)
                 }
@@ -145,11 +308,11 @@ impl Stream {
     fn start(&self) -> Result<Running, BlobError> {
         let (hash, blocks) = sync_channel::<Arc<Block>>(4);
         let hashing = std::thread::Builder::new().name("diff-id".to_owned()).spawn(move || {
-            let mut hasher = Hasher::new();
+            let mut hashes = Hashes::default();
             for block in blocks {
-                hasher.update(&block.bytes);
+                hashes.update(&block);
             }
-            hasher.finish()
+            hashes
         });
         let hashing = hashing.at("start a thread for", self.store.root())?;
         let Some(compression) = self.compression else { return Ok(Running { hash, hashing, blob: None }) };
@@ -164,35 +327,42 @@ impl Stream {
 
     pub(crate) fn finish(mut self) -> Result<Streamed, BlobError> {
         let size = self.size;
-        let (diff_id, blob) = if self.running.is_none() {
+        let (hashes, blob) = if self.running.is_none() {
             let mut block = self.block;
             block.bytes.truncate(self.filled);
-            let diff_id = Digest::of(&block.bytes);
+            let mut hashes = Hashes::default();
+            hashes.update(&block);
             let job = std::iter::once(Job::Raw(Arc::new(block)));
             let write = |compression| write_blob(self.store.ingest()?, compression, job);
-            (diff_id, self.compression.map(write).transpose()?)
+            (hashes, self.compression.map(write).transpose()?)
         } else {
             if self.filled > 0 {
                 self.send()?;
             }
             self.running.take().expect("looked at above").join()?
         };
-        let describe =
-            |((digest, size), compression): (_, Compression)| Descriptor::new(compression.media_type(), digest, size);
-        Ok(Streamed { diff_id, size, blob: blob.zip(self.compression).map(describe) })
+        let (diff_id, contents) = (hashes.stream.finish(), hashes.contents);
+        let blocks = self.account.map(|account| account.blocks).unwrap_or_default();
+        let keys = blocks.iter().map(|block| block.key(|content| contents.get(content).copied()));
+        let written = blob.as_ref().map(|written| &written.members[..]).unwrap_or_default();
+        let members = keys.zip(written).map(|(key, member)| Member { key, ..*member }).collect();
+        let describe = |(written, compression): (Written, Compression)| {
+            Descriptor::new(compression.media_type(), written.digest, written.size)
+        };
+        Ok(Streamed { diff_id, size, blob: blob.zip(self.compression).map(describe), contents, members })
     }
 }
 
 impl Running {
-    fn join(self) -> Result<(Digest, Option<(Digest, u64)>), BlobError> {
+    fn join(self) -> Result<(Hashes, Option<Written>), BlobError> {
         drop(self.hash);
-        let diff_id = self.hashing.join();
+        let hashes = self.hashing.join();
         let blob = self.blob.map(|(jobs, writing)| {
             drop(jobs);
             writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
-        let diff_id = diff_id.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok((diff_id, blob.transpose()?))
+        let hashes = hashes.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((hashes, blob.transpose()?))
     }
 }
 
@@ -200,8 +370,9 @@ fn write_blob(
     mut ingest: Ingest,
     compression: Compression,
     jobs: impl Iterator<Item = Job>,
-) -> Result<(Digest, u64), BlobError> {
+) -> Result<Written, BlobError> {
     let path = ingest.path();
+    let mut members = Vec::new();
     match compression {
         Compression::Zstd => {
             let mut encoder = compression::zstd_encoder(&mut ingest).at("compress", &path)?;
@@ -213,14 +384,19 @@ fn write_blob(
         }
         Compression::Gzip => {
             for job in jobs {
-                let member = match job {
-                    Job::Raw(block) => compression::gzip_member(&block.bytes),
+                let (bytes, member) = match job {
+                    Job::Raw(block) => {
+                        let bytes = member::compress(&block.bytes);
+                        let member = Member::of(&bytes);
+                        (bytes, member)
+                    }
                     Job::Compressed(receiver) => {
                         let gone = |_| std::io::Error::other("the compressing thread is gone");
                         receiver.recv().map_err(gone).at("compress", &path)?
                     }
                 };
-                ingest.write_all(&member).at("write", &path)?;
+                ingest.write_all(&bytes).at("write", &path)?;
+                members.push(member);
             }
         }
         Compression::Uncompressed => {
@@ -230,5 +406,6 @@ fn write_blob(
             }
         }
     }
-    ingest.commit(None)
+    let (digest, size) = ingest.commit(None)?;
+    Ok(Written { digest, size, members })
 }

@@ -14,7 +14,7 @@ use super::directory::Directory;
 use super::index::LayerIndex;
 use super::note::Known;
 use super::pack::{Packed, Packer, publish, publish_directory};
-use super::stream::Stream;
+use super::recompress::recompress;
 use super::{LayerError, Ownership, apply, read};
 use crate::{BlobError, Ingest, Store};
 
@@ -177,33 +177,9 @@ pub fn ensure_blob(store: &Store, diff_id: &Digest, compression: Compression) ->
     Ok(blob)
 }
 
-fn recompress(
-    store: &Store,
-    diff_id: &Digest,
-    compression: Compression,
-    input: &mut dyn Read,
-) -> Result<Option<Descriptor>, LayerError> {
-    let failed = |source| LayerError::Stream { diff_id: *diff_id, source };
-    let mut plain = compression::decompress(input).map_err(failed)?;
-    let mut stream = Stream::new(store, Some(compression));
-    loop {
-        match plain.read(stream.space()) {
-            Ok(0) => break,
-            Ok(count) => stream.advance(count)?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(failed(error)),
-        }
-    }
-    let streamed = stream.finish()?;
-    if streamed.diff_id != *diff_id {
-        return Err(LayerError::DiffId { wanted: *diff_id, found: streamed.diff_id });
-    }
-    Ok(streamed.blob)
-}
-
 /// Makes the tar stream again from the directory form.
 fn repack(store: &Store, diff_id: &Digest, compression: Option<Compression>) -> Result<Packed, LayerError> {
-    let mut packer = Packer::new(store, compression, None);
+    let mut packer = Packer::new(store, compression, None, None);
     for entry in directory_entries(store, diff_id)? {
         packer.add(entry?)?;
     }
@@ -221,7 +197,7 @@ fn repack(store: &Store, diff_id: &Digest, compression: Option<Compression>) -> 
 /// As [`ensure_directory`], and when the store cannot be written.
 pub fn clamp(store: &Store, diff_id: &Digest, latest: i64, compression: Compression) -> Result<Packed, LayerError> {
     ensure_directory(store, diff_id)?;
-    let mut packer = Packer::new(store, Some(compression), None);
+    let mut packer = Packer::new(store, Some(compression), None, None);
     for entry in directory_entries(store, diff_id)? {
         let mut entry = entry?;
         entry.mtime = entry.mtime.min((latest, 0));

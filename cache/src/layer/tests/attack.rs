@@ -228,7 +228,7 @@ fn limits_hold() {
     let mut bomb = Vec::new();
     entry(&mut bomb, b'0', "zeros", "", &vec![0; 4 << 20]);
     end_of_archive(&mut bomb);
-    let blob = compression::gzip_member(&bomb);
+    let blob = member::compress(&bomb);
     let result = unpack_limited(&store, &bomb, &blob, &small);
     assert!(matches!(result, Err(LayerError::Archive { source: ArchiveError::Limit { .. }, .. })), "{result:?}");
     assert!(is_clean(&store));

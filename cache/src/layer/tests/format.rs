@@ -95,7 +95,7 @@ fn a_file_that_changes_meanwhile_is_an_error_with_its_name() {
     std::fs::write(&path, "four").unwrap();
     for size in [3, 5] {
         let path = path.clone();
-        let content = Content::Open(Box::new(move || std::fs::File::open(path)));
+        let content = Content::open(move || std::fs::File::open(path));
         let entry = NewEntry::new("a", NewKind::File { size, content }, 0o644);
         let result = make(&store, vec![entry], Compression::Gzip);
         assert!(matches!(&result, Err(LayerError::Changed { path }) if path == "a"), "{result:?}");
@@ -110,7 +110,7 @@ fn blobs_do_not_depend_on_how_bytes_come() {
     let path = temporary.path().join("source");
     std::fs::write(&path, &content).unwrap();
     for compression in [Compression::Gzip, Compression::Zstd, Compression::Uncompressed] {
-        let open = move |path: PathBuf| Content::Open(Box::new(move || std::fs::File::open(path)));
+        let open = move |path: PathBuf| Content::open(move || std::fs::File::open(path));
         let size = content.len() as u64;
         let opened = NewEntry {
             mtime: (1_700_000_000, 9),

@@ -2,6 +2,7 @@
 
 mod attack;
 mod format;
+mod members;
 mod overlay;
 mod roundtrip;
 
@@ -32,7 +33,7 @@ fn directory(path: &str) -> NewEntry {
 }
 
 fn make(store: &Store, entries: Vec<NewEntry>, compression: Compression) -> Result<Packed, LayerError> {
-    let options = Pack { compression: Some(compression), directory: true };
+    let options = Pack { compression: Some(compression), directory: true, like: None };
     pack(store, entries.into_iter().map(Ok), &options)
 }
 
