@@ -24,6 +24,7 @@ use crate::op::files::FileNode;
 use crate::op::layer_files;
 use crate::request::LayerOptions;
 use crate::source::layout;
+use crate::source::local::Unreadable;
 use crate::step::{Step, Steps};
 
 /// Brings layers into the form that is needed.
@@ -416,6 +417,7 @@ fn failed(error: &LayerError) -> BuildError {
         }
         _ if is_changed(error) => BuildError { is_change: true, ..BuildError::input(chain(error)) }.hint(CHANGED_HINT),
         LayerError::Unrepresentable { .. } => BuildError::input(chain(error)),
+        _ if let Some(built) = unreadable(error) => built,
         _ => {
             let mut built = BuildError::new(Kind::Environment, chain(error));
             built.is_damage = matches!(
@@ -436,6 +438,16 @@ const CHANGED_HINT: &str = "build again when nothing writes to it, or leave it o
 /// Whether a context's file was not the one that was walked any more.
 pub fn is_changed(error: &(dyn std::error::Error + 'static)) -> bool {
     find(error, |error| error.is::<crate::source::local::Changed>().then_some(())).is_some()
+}
+
+/// Returns the error for a file of a context that cannot be opened, if it is about one. What is around that, names the file
+/// as it would be in the image.
+pub fn unreadable(error: &(dyn std::error::Error + 'static)) -> Option<BuildError> {
+    find(error, |error| {
+        let unreadable = error.downcast_ref::<Unreadable>()?;
+        let built = BuildError::input(chain(unreadable));
+        Some(BuildError { hint: unreadable.hint().map(str::to_owned), ..built })
+    })
 }
 
 fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {

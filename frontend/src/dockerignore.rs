@@ -88,6 +88,20 @@ impl PatternError {
             | Self::TooComplex { line } => *line,
         }
     }
+
+    /// Returns what to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Syntax { .. } => {
+                "a class like `[a-z]` must be closed and have something in it; a backslash makes the next character stand for itself"
+            }
+            Self::LoneException { .. } => {
+                "a path goes behind the `!`: what is to be there although a line above leaves it out"
+            }
+            Self::LineTooLong { .. } => "each pattern has a line of its own",
+            Self::TooComplex { .. } => "several simpler patterns do the same",
+        }
+    }
 }
 
 /// What a list says about a path.

@@ -300,6 +300,9 @@ impl Job<'_, '_> {
         if let file::FileError::Layer(error) = error {
             return self.run.solver.layers.failed(error);
         }
+        if let Some(built) = layers::unreadable(error) {
+            return built;
+        }
         let mut built = BuildError::input(chain(error));
         built.is_damage = self.run.solver.layers.take_damage(error);
         if let file::FileError::Copy(CopyError::NotFound(path)) = error {
@@ -344,6 +347,9 @@ fn prefetch(context: &LocalContext, op: &FileOp) -> Result<(), BuildError> {
         }
     }
     context.digest_all(&files).map_err(|error| {
+        if let Some(built) = layers::unreadable(&error) {
+            return built;
+        }
         let is_change = layers::is_changed(&error);
         BuildError { is_change, hint: error.hint(), ..BuildError::input(chain(&error)) }
     })

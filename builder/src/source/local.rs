@@ -55,11 +55,31 @@ impl LocalError {
     /// Returns what may be done about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some("make it readable for the user who builds, or leave it out with .dockerignore".to_owned())
-            }
+            Self::Read { source, .. } => unreadable_hint(source).map(str::to_owned),
             _ => None,
         }
+    }
+}
+
+/// Returns what may be done about a file of a context that cannot be read.
+fn unreadable_hint(error: &io::Error) -> Option<&'static str> {
+    (error.kind() == io::ErrorKind::PermissionDenied)
+        .then_some("make it readable for the user who builds, or leave it out with .dockerignore")
+}
+
+/// A file of a context cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read `{path}` in the build context")]
+pub struct Unreadable {
+    path: String,
+    #[source]
+    source: io::Error,
+}
+
+impl Unreadable {
+    /// Returns what may be done about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        unreadable_hint(&self.source)
     }
 }
 
@@ -120,11 +140,8 @@ impl LocalFile {
             match openat2(&*self.root, &self.path[..], flags, Mode::empty(), resolve) {
                 Err(Errno::AGAIN) => continue,
                 Err(error) => {
-                    let error = io::Error::from(error);
-                    return Err(io::Error::new(
-                        error.kind(),
-                        format!("`{}` of the build context: {error}", self.shown()),
-                    ));
+                    let source = io::Error::from(error);
+                    return Err(io::Error::new(source.kind(), Unreadable { path: self.shown(), source }));
                 }
                 Ok(file) => break File::from(file),
             }

@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 
 use kiln_builder::BuildError;
 use kiln_builder::seam::{ContextRoot, Contexts};
-use kiln_frontend::dockerignore::{self, Patterns};
+use kiln_frontend::dockerignore::{self, PatternError, Patterns};
 use kiln_oci::Reference;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use tempfile::TempDir;
@@ -67,8 +67,8 @@ impl LocalContexts {
                 .hint("ignore files are for directories of this machine"));
         }
         let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path);
-        let read = file.and_then(|file| patterns(&file));
-        let patterns = read.map_err(|error| unusable(&in_file(name, &error)))?;
+        let read = file.map_err(|error| in_file(name, &error)).and_then(|file| patterns(&file, name));
+        let patterns = read.map_err(|error| unusable(&error))?;
         self.ignore = Some((name.to_owned(), patterns));
         Ok(self)
     }
@@ -144,8 +144,7 @@ fn context_ignore_file(directory: impl AsFd) -> io::Result<Option<(String, Patte
             Ok(file) => break File::from(file),
         }
     };
-    let patterns = patterns(&file).map_err(|error| in_file(IGNORE_FILE, &error))?;
-    Ok(Some((IGNORE_FILE.to_owned(), patterns)))
+    Ok(Some((IGNORE_FILE.to_owned(), patterns(&file, IGNORE_FILE)?)))
 }
 
 /// Reads `<build file>.dockerignore` beside the build file.
@@ -155,7 +154,7 @@ fn own_ignore_file(build_file: &Path) -> Result<Option<(String, Patterns)>, Buil
     let name = Path::new(&path).file_name().unwrap_or_default().to_string_lossy().into_owned();
     match File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&path) {
         Ok(file) => {
-            let patterns = patterns(&file).map_err(|error| unusable(&in_file(&name, &error)))?;
+            let patterns = patterns(&file, &name).map_err(|error| unusable(&error))?;
             Ok(Some((name, patterns)))
         }
         // What cannot be read is as good as absent, with BuildKit too.
@@ -163,27 +162,42 @@ fn own_ignore_file(build_file: &Path) -> Result<Option<(String, Patterns)>, Buil
     }
 }
 
-fn patterns(file: &File) -> io::Result<Patterns> {
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
+/// A line of an ignore file that is none.
+#[derive(Debug)]
+struct Malformed {
+    name: String,
+    error: PatternError,
+}
+
+impl std::error::Error for Malformed {}
+
+impl std::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "cannot use `{}`: line {}: {}", self.name, self.error.line(), self.error)
+    }
+}
+
+/// Reads the ignore file `name`.
+fn patterns(file: &File, name: &str) -> io::Result<Patterns> {
+    let failed = |error: &io::Error| in_file(name, error);
+    if !file.metadata().map_err(|error| failed(&error))?.is_file() {
+        return Err(failed(&io::Error::other("it is not a regular file")));
     }
     let mut bytes = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
     if bytes.len() as u64 > LARGEST {
-        return Err(io::Error::other("it is larger than 16 MiB"));
+        return Err(failed(&io::Error::other("it is larger than 16 MiB")));
     }
     dockerignore::parse(&String::from_utf8_lossy(&bytes))
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("line {}: {error}", error.line())))
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, Malformed { name: name.to_owned(), error }))
 }
 
 /// The error about an ignore file.
 fn unusable(error: &io::Error) -> BuildError {
     let wrong = BuildError::input(error.to_string());
-    match error.kind() {
-        io::ErrorKind::InvalidData => wrong.hint(
-            "a class like `[a-z]` must be closed and have something in it; a backslash makes the next character stand for itself",
-        ),
-        _ => wrong,
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Malformed>()) {
+        Some(malformed) => wrong.hint(malformed.error.hint()),
+        None => wrong,
     }
 }
 
@@ -333,7 +347,11 @@ mod tests {
         let contexts = LocalContexts::new(main, None, BTreeMap::new()).unwrap();
         let error = contexts.ignored().unwrap_err();
         assert_eq!(error.message, "cannot use `.dockerignore`: line 2: syntax error in pattern");
-        assert!(error.hint.is_some());
+        assert!(error.hint.is_some_and(|hint| hint.contains("must be closed")));
+        std::fs::write(here.path().join(".dockerignore"), "a\nb\n!\n").unwrap();
+        let error = contexts.ignored().unwrap_err();
+        assert_eq!(error.message, "cannot use `.dockerignore`: line 3: illegal exclusion pattern: \"!\"");
+        assert!(error.hint.is_some_and(|hint| hint.contains("behind the `!`")));
         std::fs::write(here.path().join(".dockerignore"), "a\n").unwrap();
         assert!(contexts.ignored().unwrap().is_some());
     }

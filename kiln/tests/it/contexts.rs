@@ -89,6 +89,58 @@ fn of_very_many_files_three_are_opened() {
     assert_eq!((opened("/wanted\""), opened("wanted\""), opened("other")), (3, 3, 0), "{trace}");
 }
 
+#[test]
+fn a_file_that_may_not_be_read_matters_where_it_is_wanted() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    let text = |line: &str| dockerfile(&bed, "context", &format!("FROM busybox\n{line}\n"));
+    // Root reads everything, but for who gave that right up.
+    let lacking = ["--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"];
+    let run = || {
+        let mut kiln = build(&bed, "context").args(["-o", "type=oci,dest=image.tar"]);
+        kiln.run_by("setpriv", lacking.map(OsString::from));
+        kiln.run()
+    };
+    bed.write("context/open/f", "open");
+    bed.write("context/shut/f", "shut");
+    fs::create_dir(bed.path("context/locked")).expect("a folder");
+    let lock = |mode| {
+        for path in ["context/shut/f", "context/locked"] {
+            fs::set_permissions(bed.path(path), fs::Permissions::from_mode(mode)).expect("ours");
+        }
+    };
+    lock(0);
+    text("COPY open /o/");
+    run().success();
+    // Read while it is packed, read for its digest, compared with what is below: it is always the same mistake.
+    let says =
+        ["cannot read `shut/f` in the build context: Permission denied", "hint: make it readable", "Dockerfile:2"];
+    for line in ["COPY shut /o/", "COPY shut /o/\n", "COPY open shut /o/", "ADD shut/f /", "RUN --mount=target=/c true"]
+    {
+        text(line);
+        let outcome = run().failure();
+        assert_eq!(outcome.status.code(), Some(1), "{line}: {outcome}");
+        if !line.starts_with("RUN") {
+            outcome.says(&says);
+        }
+    }
+    text("COPY locked /o/");
+    let outcome = run().failure().says(&["cannot read locked in the build context", "hint: make it readable"]);
+    assert_eq!(outcome.status.code(), Some(1), "{outcome}");
+    lock(0o755);
+    text("COPY shut /o/");
+    run().success();
+    bed.write("context/shut/f", "SHUT");
+    lock(0);
+    // The step is known by now, so the digest is asked for first.
+    let outcome = run().failure().says(&["`shut/f`", "hint: make it readable", "Dockerfile:2"]);
+    assert_eq!(outcome.status.code(), Some(1), "{outcome}");
+    lock(0o755);
+    bed.assert_tidy();
+}
+
 /// On a file system that can: builds, and tells which files of the store share their blocks with others.
 const SHARED: &str = r#"
 truncate -s 400M disk && mkfs.xfs -q disk && mkdir disk.d && mount -o loop disk disk.d || exit 9

@@ -1,17 +1,18 @@
 //! Contexts and archives that mean harm: nothing outside the context or the new root is read or written, nothing hangs, and
 //! what cannot be is an error that says so.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use kiln_oci::Digest;
-use kiln_testkit::{Bed, Image, Kiln, Kind, Layer, Source, flatten};
+use kiln_testkit::{Bed, Image, Kiln, Kind, Layer, Need, Outcome, Source, flatten, host};
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
 use crate::fixture::{bed, build, dockerfile, unable};
@@ -92,6 +93,114 @@ fn a_folder_that_becomes_a_link_while_it_is_walked() {
         }
         is_over.store(true, Ordering::Relaxed);
     });
+    bed.assert_tidy();
+}
+
+/// Runs a build that is stopped when it has read from `file` twice, and calls `meanwhile` then. Later tries stop there as
+/// well, and go on at once. Returns how it ended, and how often it stopped.
+fn interrupted(bed: &Bed, file: &str, arguments: &[&str], meanwhile: impl FnOnce() + Send) -> (Outcome, usize) {
+    let trace = bed.path("trace");
+    let _ = fs::remove_file(&trace);
+    let mut kiln = exported(bed).args(arguments);
+    let words = ["-f", "-qq", "-e", "trace=read", "-e", "inject=read:signal=STOP:when=2", "-o", "trace", "-P"];
+    kiln.run_by("strace", words.map(OsString::from).into_iter().chain([bed.path(file).into_os_string()]));
+    let running = kiln.start();
+    let children = format!("/proc/{0}/task/{0}/children", running.pid());
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut stops = 0;
+            let mut meanwhile = Some(meanwhile);
+            while !is_over.load(Ordering::Relaxed) {
+                let text = fs::read_to_string(&trace).unwrap_or_default();
+                let last = text.match_indices("--- SIGSTOP").nth(stops).map(|(place, _)| &text[place..]);
+                if last.is_some_and(|rest| rest.contains("--- stopped by SIGSTOP")) {
+                    stops += 1;
+                    if let Some(meanwhile) = meanwhile.take() {
+                        meanwhile();
+                    }
+                    let pids = fs::read_to_string(&children).unwrap_or_default();
+                    let continued = Command::new("kill").arg("-CONT").args(pids.split_whitespace()).status();
+                    assert!(continued.expect("kill").success());
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            stops
+        });
+        let outcome = running.wait();
+        is_over.store(true, Ordering::Relaxed);
+        (outcome, watcher.join().expect("the watcher"))
+    })
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_read_is_read_again() {
+    if unable() || host().lacks(&[Need::Tool("strace")]) {
+        return;
+    }
+    let bed = bed();
+    dockerfile(&bed, "context", "FROM scratch\nCOPY f /f\n");
+    let content = |letter: &str| letter.repeat(4 << 20);
+    let path = bed.write("context/f", content("a"));
+    // In place, of the same size, and every byte another.
+    let write = |letter: &str| {
+        let mut file = fs::File::options().write(true).open(&path).expect("the file");
+        file.write_all(content(letter).as_bytes()).expect("room");
+    };
+    let is = |letter: &str, outcome: &Outcome| {
+        let found = flatten(&Image::fetch(&Source::OciArchive(bed.path("image.tar"))).layers());
+        let size = 4 << 20;
+        assert_eq!(found["f"].kind, Kind::File { size, digest: Digest::of(content(letter)) }, "{letter}: {outcome}");
+    };
+    // Read into the layer.
+    let (outcome, stops) = interrupted(&bed, "context/f", &[], || write("b"));
+    let outcome = outcome.success();
+    assert!(stops >= 2, "{stops}: {outcome}");
+    is("b", &outcome);
+    // Read for its digest, for there is a layer of this step already.
+    write("c");
+    let (outcome, stops) = interrupted(&bed, "context/f", &[], || write("d"));
+    let outcome = outcome.success();
+    assert!(stops >= 2, "{stops}: {outcome}");
+    is("d", &outcome);
+    let (outcome, stops) = interrupted(&bed, "context/f", &["--no-cache"], || {
+        fs::remove_file(&path).expect("the file");
+        fs::write(&path, content("e")).expect("a file");
+    });
+    // Another file of that name: what was open is still whole.
+    let outcome = outcome.success();
+    assert!(stops >= 1, "{stops}: {outcome}");
+    is("d", &outcome);
+    exported(&bed).run().success();
+    is("e", &outcome);
+    bed.assert_tidy();
+}
+
+#[test]
+fn a_file_that_never_keeps_still_is_reported() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    dockerfile(&bed, "context", "FROM scratch\nCOPY f /f\n");
+    let path = bed.write("context/f", "x".repeat(16 << 20));
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let file = fs::File::options().write(true).open(&path).expect("the file");
+            let mut byte = 0u8;
+            while !is_over.load(Ordering::Relaxed) {
+                byte = byte.wrapping_add(1);
+                file.write_all_at(&[byte], 0).expect("room");
+            }
+        });
+        let outcome = exported(&bed).run();
+        is_over.store(true, Ordering::Relaxed);
+        let outcome =
+            outcome.failure().says(&["changed while", "Dockerfile:2", "hint: build again when nothing writes"]);
+        assert_eq!(outcome.status.code(), Some(1), "{outcome}");
+    });
+    exported(&bed).run().success();
     bed.assert_tidy();
 }
 
@@ -237,11 +346,16 @@ fn archives_stay_in_their_directory() {
             entry(b'5', "etc", "", b""),
             entry(b'0', "etc/passwd", "", b"4"),
             entry(b'1', "linked", "../../abs/f", b""),
+            // A file whose blocks lie beside each other, as some wrote it in the seventies; and one without a type.
+            entry(b'7', "contiguous", "", b"5"),
+            entry(0, "untyped", "", b"6"),
         ],
     );
     let found = files(&bed);
     let names: Vec<&str> = found.keys().map(String::as_str).collect();
-    assert_eq!(names, ["o", "o/abs", "o/abs/f", "o/etc", "o/etc/passwd", "o/linked", "o/out", "o/through", "o/up"]);
+    let below = ["abs", "abs/f", "contiguous", "etc", "etc/passwd", "linked", "out", "through", "untyped", "up"];
+    assert_eq!(names, [&["o".to_owned()][..], &below.map(|name| format!("o/{name}"))].concat());
+    assert_eq!(found["o/contiguous"].kind, Kind::File { size: 1, digest: Digest::of("5") });
     for link in ["../../../../etc/passwd", "/etc/shadow", "nowhere"] {
         archive(&bed, &[entry(b'0', "f", "", b""), entry(b'1', "h", link, b"")]);
         exported(&bed).run().failure().says(&["Dockerfile:2", "\"h\"", "no such file"]);
