@@ -37,6 +37,9 @@ programs='
     mkfs.xfs xfsprogs
     filefrag e2fsprogs
     newuidmap uidmap
+    nft nftables
+    pasta passt
+    slirp4netns slirp4netns
 '
 # runc and mount helpers live where an ordinary user's path does not look.
 export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin

@@ -48,7 +48,7 @@ pub use emulation::Emulator;
 pub use error::{RunError, SetupError};
 pub use interrupt::on_interrupt;
 pub use isolation::{Footing, Ids, Isolation, IsolationError};
-pub use network::PrivateNetwork;
+pub use network::{NoNetwork, PrivateNetwork, Refusal};
 pub use program::Program;
 pub use run::{Event, Outcome, Stream, run, run_at_terminal};
 pub use shared_overlay::OwnMounts;

@@ -51,6 +51,16 @@ impl Program {
     }
 }
 
+/// Finds a program that the host has installed, or says which package of Debian's has it.
+pub(crate) fn installed(name: &str, package: &str) -> Result<PathBuf, String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/bin", "/bin", "/usr/local/bin"].map(PathBuf::from);
+    let mut places = std::env::split_paths(&path).filter(|place| place.is_absolute()).chain(usual);
+    places
+        .find_map(|place| Some(place.join(name)).filter(|path| path.is_file()))
+        .ok_or_else(|| format!("the program `{name}` is missing (Debian has it in the package {package})"))
+}
+
 /// Seals a file against every change. A page that the kernel still holds for a moment makes it say "busy".
 fn seal(copy: &OwnedFd) -> io::Result<()> {
     let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;

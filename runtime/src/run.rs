@@ -401,7 +401,10 @@ impl Drop for Helper {
 }
 
 /// Waits until something can be read from one of the descriptors, or for the timeout.
-fn wait<const N: usize>(fds: [Option<BorrowedFd<'_>>; N], timeout: Option<Duration>) -> io::Result<[bool; N]> {
+pub(crate) fn wait<const N: usize>(
+    fds: [Option<BorrowedFd<'_>>; N],
+    timeout: Option<Duration>,
+) -> io::Result<[bool; N]> {
     let mut polled: Vec<PollFd<'_>> =
         fds.iter().flatten().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
     match poll(&mut polled, timeout.map(timespec).as_ref()) {

@@ -38,5 +38,5 @@ pub use image::{Image, Source};
 pub use layer::{Entry, Kind, Layer, differences, flatten};
 pub use leftovers::leftovers;
 pub use server::Server;
-pub use user::Ordinary;
+pub use user::{Ordinary, etc};
 pub use wire::{Manner, Request, Response};

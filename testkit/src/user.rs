@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, lchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::bed::{Bed, Kiln};
 
@@ -21,7 +21,7 @@ pub enum Ordinary {
     WithoutRanges,
 }
 
-/// Mounts a few files over the machine's, in a mount namespace that ends with the program, and becomes the user.
+/// Mounts a few files over the machine's, and becomes the user.
 const SCRIPT: &str = r#"
 etc=$1 user=$2 program=$3; shift 3
 mount -t overlay -o "lowerdir=$etc:/etc" overlay /etc
@@ -37,7 +37,7 @@ impl Kiln {
     #[must_use]
     pub fn ordinary(mut self, bed: &Bed, who: Ordinary) -> Self {
         let base = bed.root().with_file_name("");
-        let etc = base.join("etc");
+        let etc = etc(bed);
         fs::create_dir_all(&etc).expect("a folder");
         let add = |name: &str, line: &str| {
             let mut text = fs::read_to_string(Path::new("/etc").join(name)).unwrap_or_default();
@@ -57,9 +57,15 @@ impl Kiln {
             chown(folder, Some(USER), Some(USER)).expect("root may");
         }
         give(&bed.path("."));
-        let words = ["-m", "--propagation", "private", "sh", "-ec", SCRIPT, "sh"].map(OsString::from);
-        self.run_by("unshare", words.into_iter().chain([etc.into_os_string(), USER.to_string().into()]));
+        self.among_mounts(SCRIPT, [etc.into_os_string(), USER.to_string().into()]);
         self
+    }
+
+    /// Runs it in a mount namespace of its own, where a script first mounts what it likes: it gets the words, then the program
+    /// and its arguments, and ends with `exec`. Needs root and `unshare`.
+    pub fn among_mounts(&mut self, script: &str, words: impl IntoIterator<Item = OsString>) {
+        let begin = ["-m", "--propagation", "private", "sh", "-ec", script, "sh"].map(OsString::from);
+        self.run_by("unshare", begin.into_iter().chain(words));
     }
 
     /// Makes another program run it: the words, then the program, then its arguments.
@@ -67,6 +73,11 @@ impl Kiln {
         let program = std::mem::replace(&mut self.program, program.into());
         self.arguments.splice(0..0, words.into_iter().chain([program.into_os_string()]));
     }
+}
+
+/// Returns the folder whose files lie over those of `/etc` in a run as an ordinary user.
+pub fn etc(bed: &Bed) -> PathBuf {
+    bed.root().with_file_name("etc")
 }
 
 /// Gives a file, or a folder with all that is in it, to the user.

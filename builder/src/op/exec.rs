@@ -11,6 +11,7 @@ pub mod platform;
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -40,12 +41,16 @@ use crate::solver::{Job, Solver};
 /// When the sandbox cannot be set up, or the command fails.
 pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), BuildError> {
     let isolation = isolation(solver, job)?;
-    let (connection, lowers) = std::thread::scope(|scope| {
+    let (connected, lowers) = std::thread::scope(|scope| {
         // The first command's network is made while its layers are fetched.
-        let connecting = scope.spawn(|| solver.network.connect(op.network));
+        let connecting = scope.spawn(|| {
+            let program = solver.program()?;
+            Ok::<_, BuildError>((program, solver.network.connect(op.network, program)))
+        });
         let lowers = solver.layers.directories(job.base());
         (connecting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), lowers)
     });
+    let (program, connection) = connected?;
     let mut lowers = lowers?;
     lowers.reverse();
     let scratch = solver.store.scratch("exec").map_err(|error| BuildError::environment(chain(&error)))?;
@@ -92,7 +97,6 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
             job.step().output(stream, bytes);
         }
     };
-    let program = solver.program()?;
     let outcome = caches.within(isolation, &waiting, |caches| {
         spec.mounts = caches.complete(prepared, &op.mounts);
         runtime::run(program, &spec, &mut listener, &solver.cancel)
@@ -145,8 +149,7 @@ fn specify(op: &Exec, root: runtime::Root, connection: Connection) -> runtime::S
     if !op.hostname.is_empty() {
         spec.hostname.clone_from(&op.hostname);
     }
-    spec.extra_hosts =
-        op.extra_hosts.iter().filter_map(|host| reachable(host, connection.gateway.as_deref())).collect();
+    spec.extra_hosts = op.extra_hosts.iter().flat_map(|host| reachable(host, &connection.host)).collect();
     spec.shm_size = op.shm_size;
     spec.rlimits = limits::rlimits(&op.ulimits);
     spec.cgroup_parent.clone_from(&op.cgroup_parent);
@@ -159,10 +162,14 @@ fn specify(op: &Exec, root: runtime::Root, connection: Connection) -> runtime::S
     spec
 }
 
-/// Returns a line for `/etc/hosts`, with the host's address for `host-gateway`; none where the host cannot be reached.
-fn reachable((name, address): &(String, String), gateway: Option<&str>) -> Option<(String, String)> {
-    let address = if address == graph::HOST_GATEWAY { gateway? } else { address };
-    Some((name.clone(), address.to_owned()))
+/// Returns the lines for `/etc/hosts`: for `host-gateway` one for each address of the host's, and none where it cannot be
+/// reached.
+fn reachable((name, address): &(String, String), host: &[IpAddr]) -> Vec<(String, String)> {
+    let addresses = match address == graph::HOST_GATEWAY {
+        true => host.iter().map(ToString::to_string).collect(),
+        false => vec![address.clone()],
+    };
+    addresses.into_iter().map(|address| (name.clone(), address)).collect()
 }
 
 fn directory(parent: &Path, name: &str) -> io::Result<PathBuf> {

@@ -14,6 +14,7 @@ mod exports;
 mod fixture;
 mod flags;
 mod git;
+mod go_between;
 mod hostile;
 mod incremental;
 mod inside;

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kiln_runtime::PrivateNetwork;
+use kiln_runtime::{PrivateNetwork, Program};
 use kiln_testkit::{Bed, DockerRegistry, Need, host};
 
 use crate::fixture::{bed, build, busybox, dockerfile, unable};
@@ -12,12 +13,16 @@ use crate::fixture::{bed, build, busybox, dockerfile, unable};
 /// Returns true, after saying so, where there can be no private network.
 fn has_none() -> bool {
     unable()
-        || PrivateNetwork::open().is_err_and(|error| {
+        || PrivateNetwork::open(&program()).is_err_and(|error| {
             // Where all tests have to run, none may pass by not running.
             assert!(std::env::var_os("CI").is_none(), "{error}");
             println!("skipped: {error}");
             true
         })
+}
+
+fn program() -> Program {
+    Program::open(Path::new(env!("CARGO_BIN_EXE_kiln"))).expect("it can be read")
 }
 
 /// The links of this machine's that are ours.
@@ -145,32 +150,4 @@ fn forwarding_and_rules_are_put_back_also_after_a_kill() {
         "before: forwarding 0 tables 0\n inet 10.143.0.2/30\nafter: forwarding 0 tables 0\n\
          during: forwarding 1 tables 1\nkilled: forwarding 1 tables 0\nswept: forwarding 0 tables 0\nlock\n"
     );
-}
-
-#[test]
-fn in_a_user_namespace_another_program_is_the_way_out() {
-    let tools = [Need::Tool("unshare"), Need::Tool("slirp4netns")];
-    if unable() || host().lacks(&tools) {
-        return;
-    }
-    if let Err(error) = fs::File::open("/dev/net/tun") {
-        assert!(std::env::var_os("CI").is_none(), "/dev/net/tun: {error}");
-        return println!("skipped: /dev/net/tun: {error}");
-    }
-    let registry = DockerRegistry::empty();
-    let bed = Bed::new("unshare");
-    let text = format!(
-        "FROM busybox\nRUN ip -o -4 addr show eth0 | grep -o 'inet [0-9.]*' && ! wget -q -O /dev/null http://{0}/v2/\n",
-        registry.address()
-    );
-    dockerfile(&bed, "context", &text);
-    let outcome = bed
-        .kiln(["--map-root-user", env!("CARGO_BIN_EXE_kiln"), "build", "--progress=plain"])
-        .args(["--build-context", &busybox()])
-        .arg(bed.path("context"))
-        .run()
-        .success();
-    let outcome = outcome.says(&[" inet 10.0.2.100\n"]);
-    assert!(!outcome.stderr.contains("the host's network"), "{outcome}");
-    bed.assert_tidy();
 }

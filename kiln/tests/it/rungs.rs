@@ -89,17 +89,10 @@ fn on_an_overlay(bed: &Bed, mut kiln: Kiln) -> Kiln {
     for name in ["lower", "upper", "work"] {
         std::fs::create_dir_all(folder.join(name)).expect("a folder");
     }
-    kiln.run_by("unshare", [
-        "-m".into(),
-        "--propagation".into(),
-        "private".into(),
-        "sh".into(),
-        "-ec".into(),
-        r#"mount -t overlay -o "lowerdir=$1/lower,upperdir=$1/upper,workdir=$1/work" overlay "$2"; shift 2; exec "$@""#.into(),
-        "sh".into(),
-        folder.into_os_string(),
-        bed.root().into_os_string(),
-    ]);
+    kiln.among_mounts(
+        r#"mount -t overlay -o "lowerdir=$1/lower,upperdir=$1/upper,workdir=$1/work" overlay "$2"; shift 2; exec "$@""#,
+        [folder.into_os_string(), bed.root().into_os_string()],
+    );
     kiln
 }
 

@@ -18,6 +18,7 @@ pub(crate) mod orphans;
 pub(crate) mod overlay;
 mod privilege;
 mod source;
+mod tether;
 mod user;
 mod walk;
 
@@ -41,14 +42,21 @@ use crate::spec::{Security, Spec};
 use crate::sys;
 use crate::wire::{self, Message, Plan};
 
+pub(crate) use tether::tether;
+
 /// The first argument that makes a program the helper: it must then call [`main`] before anything else.
 pub const ARGUMENT: &str = "sandbox-init";
 
 /// How long the command's processes have between SIGTERM and SIGKILL.
 const POLITE: Duration = Duration::from_millis(500);
 
-/// Runs as the helper; everything it needs comes over its standard input.
+/// Runs as the helper; everything it needs comes over its standard input. With more arguments it becomes the program that
+/// they name instead, tied to the engine's life.
 pub fn main() -> ! {
+    let mut more = std::env::args_os().skip(2);
+    if let Some(parent) = more.next() {
+        tether::become_program(&parent, more);
+    }
     // What cannot be reported is seen by the engine as a socket that closed.
     let code = if helper().is_ok() { 0 } else { 1 };
     sys::exit_now(code)

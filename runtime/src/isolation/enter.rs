@@ -16,6 +16,7 @@ use rustix::thread::{CapabilitySet, UnshareFlags};
 
 use super::subordinate::{self, Range};
 use crate::error::reason;
+use crate::program::installed;
 use crate::sys;
 
 /// Returns the ids of the namespace that this process is in; empty where the kernel does not say.
@@ -113,17 +114,8 @@ fn maps((uid, gid): Own) -> Result<Maps, String> {
         Ok(found)
     };
     let (uids, gids) = (ranges("/etc/subuid")?, ranges("/etc/subgid")?);
-    let programs = Some([program("newuidmap")?, program("newgidmap")?]);
+    let programs = Some([installed("newuidmap", "uidmap")?, installed("newgidmap", "uidmap")?]);
     Ok(Maps { uids: subordinate::layout(uid, &uids), gids: subordinate::layout(gid, &gids), programs })
-}
-
-fn program(name: &str) -> Result<PathBuf, String> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = ["/usr/bin", "/bin", "/usr/local/bin"].map(PathBuf::from);
-    let mut places = std::env::split_paths(&path).filter(|place| place.is_absolute()).chain(usual);
-    places
-        .find_map(|place| Some(place.join(name)).filter(|path| path.is_file()))
-        .ok_or_else(|| format!("the program `{name}` is missing (Debian has it in the package uidmap)"))
 }
 
 /// Lets a child try what this process could not take back.

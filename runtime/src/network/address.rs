@@ -1,6 +1,7 @@
 //! Which addresses a private network gets: two of a subnet of four that nothing on the host uses.
 
-use std::net::Ipv4Addr;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Four addresses: the network, the host's end, the guest's end, broadcast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,16 @@ impl Subnet {
         })
     }
 
+    /// Returns the first that is not taken, and has no address in common with a network of the host's.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn free(taken: &[Self], routes: &[(Ipv4Addr, u8)]) -> io::Result<Self> {
+        Self::all()
+            .find(|subnet| !taken.contains(subnet) && !routes.iter().any(|route| subnet.overlaps(*route)))
+            .ok_or_else(|| io::Error::other("all of the address ranges that kiln takes from are in use"))
+    }
+
     /// Returns the subnet that begins with this address, if it is one of ours.
     pub fn parse(text: &str) -> Option<Self> {
         let first: Ipv4Addr = text.trim().parse().ok()?;
@@ -49,6 +60,16 @@ impl Subnet {
         Ipv4Addr::from(u32::from(self.0) + 2)
     }
 
+    /// Returns the IPv6 address of the host's end.
+    pub fn host_v6(self) -> Ipv6Addr {
+        embedded(self.host())
+    }
+
+    /// Returns the IPv6 address of the guest's end.
+    pub fn guest_v6(self) -> Ipv6Addr {
+        embedded(self.guest())
+    }
+
     /// Says whether it has an address in common with a network.
     pub fn overlaps(self, (first, prefix): (Ipv4Addr, u8)) -> bool {
         let prefix = u32::from(prefix.min(Self::PREFIX));
@@ -57,12 +78,19 @@ impl Subnet {
     }
 }
 
+/// Returns an address of a range of kiln's own (RFC 4193) with another in it.
+fn embedded(address: Ipv4Addr) -> Ipv6Addr {
+    let [a, b, c, d] = address.octets();
+    let [high, low] = [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])];
+    Ipv6Addr::new(0xfd6b, 0x696c, 0x6e72, 0, 0, 0, high, low)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn first_free(taken: &[(Ipv4Addr, u8)]) -> Option<String> {
-        Subnet::all().find(|subnet| !taken.iter().any(|route| subnet.overlaps(*route))).map(|it| it.host().to_string())
+        Subnet::free(&[], taken).ok().map(|subnet| subnet.host().to_string())
     }
 
     #[test]
@@ -88,6 +116,7 @@ mod tests {
     fn subnets_are_named_by_their_first_address() {
         let subnet = Subnet::all().nth(3).expect("there are thousands");
         assert_eq!(Subnet::parse(&format!("{}\n", subnet.first())), Some(subnet));
+        assert_eq!(subnet.guest_v6().to_string(), "fd6b:696c:6e72::a8f:e");
         assert_eq!((subnet.first(), subnet.guest()), (Ipv4Addr::new(10, 143, 0, 12), Ipv4Addr::new(10, 143, 0, 14)));
         for wrong in ["", "10.143.0.1", "8.8.8.8", "x"] {
             assert_eq!(Subnet::parse(wrong), None);

@@ -45,10 +45,7 @@ impl Lease {
         if taken.is_empty() {
             restore(&directory)?;
         }
-        let is_free = |subnet: &Subnet| !taken.contains(subnet) && !routes.iter().any(|route| subnet.overlaps(*route));
-        let subnet = Subnet::all()
-            .find(is_free)
-            .ok_or_else(|| io::Error::other("all of the address ranges that kiln takes from are in use"))?;
+        let subnet = Subnet::free(&taken, routes)?;
         let path = directory.join(subnet.first().to_string());
         let file = File::create(&path)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;

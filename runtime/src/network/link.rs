@@ -4,6 +4,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use super::GUEST;
 use super::address::Subnet;
 use super::netlink::{CREATE, EXCLUSIVE, Message, Socket, attributes};
 
@@ -29,9 +30,6 @@ const ROUTE_GATEWAY: u16 = 5;
 
 const INET: u8 = 2;
 const UP: u32 = 1;
-
-/// The name of the guest's end.
-const GUEST: &str = "eth0";
 
 /// The fixed part of messages about links: family, type, index, flags, and which flags are meant.
 fn link(index: u32, flags: u32) -> [u8; 16] {

@@ -12,17 +12,18 @@
 //!
 //! The kernel takes it down with the builder, however that ends: the wire goes with the namespace, the rules with the socket
 //! that made them. What it cannot know, forwarding and subnets, is in `lease`. Where the builder may not do that, a program
-//! that stands between can be the way out instead: `slirp`.
+//! that stands between can be the way out instead: `go_between`.
 
 mod address;
 mod dns;
+mod go_between;
 mod lease;
 mod link;
 mod nat;
 mod netlink;
-mod slirp;
 mod wire;
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -33,19 +34,24 @@ use std::time::Duration;
 use rustix::thread::UnshareFlags;
 
 use crate::error::{Doing, SetupError};
+use crate::program::Program;
 use crate::spec::Network;
 use crate::{resolv, sys};
+use go_between::GoBetween;
 use netlink::Socket;
-use slirp::Slirp;
 use wire::Wire;
 
 /// How long another program has to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The name of the link inside.
+const GUEST: &str = "eth0";
+
 /// A private network, up until dropped. That takes some milliseconds, in which the kernel waits for packets on their way.
 pub struct PrivateNetwork {
     namespace: OwnedFd,
     has_bridge: bool,
+    refused: Vec<Refusal>,
     // Taken down in this order.
     _bridge: Option<dns::Bridge>,
     way: Way,
@@ -54,39 +60,53 @@ pub struct PrivateNetwork {
 /// How packets get out.
 enum Way {
     Wire(Wire),
-    Slirp(#[expect(dead_code, reason = "it works until dropped")] Slirp),
+    GoBetween(GoBetween),
+}
+
+/// A way out that cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its name, as of [`PrivateNetwork::way`].
+    pub way: &'static str,
+    /// Why not, and where somebody can help it, what to do.
+    pub reason: String,
+}
+
+/// Why there can be no private network: every way, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoNetwork(pub Vec<Refusal>);
+
+impl std::error::Error for NoNetwork {}
+
+impl fmt::Display for NoNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reasons: Vec<String> = self.0.iter().map(|Refusal { way, reason }| format!("{way}: {reason}")).collect();
+        f.write_str(&reasons.join("; "))
+    }
 }
 
 impl PrivateNetwork {
-    /// Makes one.
+    /// Makes one, by the first way that can be had: the kernel's own, `pasta`, `slirp4netns` (sandbox.md §4). The second and
+    /// third are programs of the host's, which `helper` starts.
     ///
     /// # Errors
     /// Where the builder lacks the rights, the kernel the features, or the host forbids forwarding, and there is no program
     /// to help; says what is wrong with each way.
-    pub fn open() -> Result<Self, SetupError> {
+    pub fn open(helper: &Program) -> Result<Self, NoNetwork> {
+        let failed = |error: SetupError| NoNetwork(vec![Refusal { way: "namespace", reason: error.to_string() }]);
         let servers = resolv::loopback_servers();
-        let inside = Inside::make(!servers.is_empty()).doing(|| "make a network namespace".to_owned())?;
-        let way = match Wire::connect(inside.namespace.as_fd(), &inside.route) {
-            Ok(wire) => Way::Wire(wire),
-            Err(refusal) => match Slirp::connect(inside.namespace.as_fd()) {
-                Ok(slirp) => Way::Slirp(slirp),
-                Err(error) => {
-                    let (what, reason) = ("make a private network".to_owned(), format!("{refusal}; {error}"));
-                    return Err(SetupError::System { what, reason, errno: error.raw_os_error().unwrap_or(0) });
-                }
-            },
-        };
+        let inside =
+            Inside::make(!servers.is_empty()).doing(|| "make a network namespace".to_owned()).map_err(failed)?;
+        let (way, refused) = inside.connect(helper)?;
         let bridge = match inside.ears {
             Some(ears) => {
                 let servers = servers.into_iter().map(|server| SocketAddr::new(server, 53)).collect();
-                Some(
-                    dns::Bridge::start(ears, servers)
-                        .doing(|| "start the bridge to the host's resolvers".to_owned())?,
-                )
+                let bridge = dns::Bridge::start(ears, servers);
+                Some(bridge.doing(|| "start the bridge to the host's resolvers".to_owned()).map_err(failed)?)
             }
             None => None,
         };
-        Ok(Self { namespace: inside.namespace, has_bridge: bridge.is_some(), _bridge: bridge, way })
+        Ok(Self { namespace: inside.namespace, has_bridge: bridge.is_some(), refused, _bridge: bridge, way })
     }
 
     /// Returns what makes a command see this network. It must end before this does.
@@ -98,18 +118,31 @@ impl PrivateNetwork {
         }
     }
 
-    /// Returns the address under which commands reach the host; none where the host has none.
-    pub fn gateway(&self) -> Option<IpAddr> {
+    /// Returns the addresses under which commands reach the host, the one to try first in front; none where the host has none.
+    pub fn host_addresses(&self) -> Vec<IpAddr> {
         match &self.way {
-            Way::Wire(wire) => Some(wire.gateway().into()),
-            Way::Slirp(_) => slirp::host_address(),
+            Way::Wire(wire) => wire.host_addresses(),
+            Way::GoBetween(program) => program.host_addresses(),
         }
+    }
+
+    /// Returns the name of the way out: `nat`, `pasta` or `slirp4netns`.
+    pub fn way(&self) -> &'static str {
+        match &self.way {
+            Way::Wire(_) => Wire::NAME,
+            Way::GoBetween(program) => program.kind.name(),
+        }
+    }
+
+    /// Returns the better ways that cannot be had here.
+    pub fn refused(&self) -> &[Refusal] {
+        &self.refused
     }
 }
 
-impl std::fmt::Debug for PrivateNetwork {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PrivateNetwork").field("gateway", &self.gateway()).finish_non_exhaustive()
+impl fmt::Debug for PrivateNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PrivateNetwork").field("way", &self.way()).finish_non_exhaustive()
     }
 }
 
@@ -138,5 +171,21 @@ impl Inside {
         };
         let thread = std::thread::Builder::new().name("network".to_owned()).spawn(visit)?;
         thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread ended early")))
+    }
+
+    /// Connects it by the first way that can be had.
+    fn connect(&self, helper: &Program) -> Result<(Way, Vec<Refusal>), NoNetwork> {
+        let mut refused = Vec::new();
+        match Wire::connect(self.namespace.as_fd(), &self.route) {
+            Ok(wire) => return Ok((Way::Wire(wire), refused)),
+            Err(error) => refused.push(Refusal { way: Wire::NAME, reason: error.to_string() }),
+        }
+        for kind in go_between::Kind::ALL {
+            match GoBetween::start(helper, kind, self.namespace.as_fd()) {
+                Ok(program) => return Ok((Way::GoBetween(program), refused)),
+                Err(error) => refused.push(Refusal { way: kind.name(), reason: crate::error::reason(&error) }),
+            }
+        }
+        Err(NoNetwork(refused))
     }
 }

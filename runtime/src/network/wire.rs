@@ -1,6 +1,6 @@
 //! The way out that the kernel gives: a wire to the host, which forwards and masquerades.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,6 +17,9 @@ pub struct Wire {
 }
 
 impl Wire {
+    /// The name of this way.
+    pub const NAME: &str = "nat";
+
     /// Connects a namespace, given a socket that was made in it.
     pub fn connect(namespace: BorrowedFd<'_>, inside: &Socket) -> Result<Self, SetupError> {
         let host = Socket::route().doing(|| "talk to the kernel about links".to_owned())?;
@@ -39,9 +42,9 @@ impl Wire {
         Ok(Self { _rules: rules, lease })
     }
 
-    /// Returns the address of the host's end.
-    pub fn gateway(&self) -> Ipv4Addr {
-        self.lease.subnet.host()
+    /// Returns the addresses of the host's end.
+    pub fn host_addresses(&self) -> Vec<IpAddr> {
+        vec![self.lease.subnet.host().into()]
     }
 }
 

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use kiln_runtime::PrivateNetwork;
 
-use crate::bed::Bed;
+use crate::bed::{Bed, program};
 
 /// Opens a network, or says why there can be none here.
 fn open() -> Option<PrivateNetwork> {
-    match PrivateNetwork::open() {
+    match PrivateNetwork::open(program()) {
         Ok(network) => Some(network),
         Err(error) => {
             // Where all tests have to run, none may pass by not running.
@@ -24,7 +24,7 @@ fn open() -> Option<PrivateNetwork> {
 
 /// The addresses of the two ends of a network's wire: the host's, and the command's.
 fn ends(network: &PrivateNetwork) -> (Ipv4Addr, Ipv4Addr) {
-    let Some(IpAddr::V4(host)) = network.gateway() else { panic!("{network:?} has no gateway") };
+    let [IpAddr::V4(host), ..] = network.host_addresses()[..] else { panic!("{network:?} has no gateway") };
     (host, Ipv4Addr::from(u32::from(host) + 1))
 }
 
@@ -67,7 +67,7 @@ fn networks_have_addresses_of_their_own_and_cannot_reach_each_other() {
     let Some(bed) = Bed::new() else { return };
     let (Some(one), Some(two)) = (open(), open()) else { return };
     let ((host, _), (_, guest)) = (ends(&one), ends(&two));
-    assert_ne!(one.gateway(), two.gateway());
+    assert_ne!(one.host_addresses(), two.host_addresses());
     let mut spec = bed.sh(&format!(
         "ping -c 1 -W 1 {guest} > /dev/null || echo unreachable; ping -c 1 {host} > /dev/null && echo host"
     ));
@@ -82,7 +82,8 @@ fn nothing_of_a_network_is_left() {
     }
     let Some(network) = open() else { return };
     let (links, forwarding) = traces();
-    assert_eq!((links.len(), &*forwarding), (1, "1\n"), "{links:?}");
+    // Other tests of this process may have some, too.
+    assert!(!links.is_empty() && forwarding == "1\n", "{links:?} {forwarding}");
     drop(network);
     // The kernel takes the wire away when it has the time.
     let deadline = Instant::now() + Duration::from_secs(10);

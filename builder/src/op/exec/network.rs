@@ -1,52 +1,44 @@
 //! The network that commands of one build share: made when the first of them wants it, gone when the last has ended.
 
+use std::net::IpAddr;
 use std::sync::OnceLock;
 use std::thread::JoinHandle;
 
 use kiln_frontend::graph;
-use kiln_runtime::{Network, PrivateNetwork};
-
-use crate::error::chain;
+use kiln_runtime::{Network, NoNetwork, PrivateNetwork, Program};
 
 /// A private network that is made when somebody wants it.
 #[derive(Debug, Default)]
-pub struct SharedNetwork(OnceLock<Result<PrivateNetwork, String>>);
+pub struct SharedNetwork(OnceLock<Result<PrivateNetwork, NoNetwork>>);
 
 /// What a command gets.
 pub(super) struct Connection {
     /// For its sandbox.
     pub network: Network,
-    /// The address under which it reaches the host; none where it does not.
-    pub gateway: Option<String>,
+    /// The addresses under which it reaches the host; none where it does not.
+    pub host: Vec<IpAddr>,
     /// Why it is less than was asked for.
     pub note: Option<String>,
 }
 
 impl SharedNetwork {
     /// Returns the network for a command that asks for `wanted`.
-    pub(super) fn connect(&self, wanted: graph::Network) -> Connection {
-        const LOOPBACK: &str = "127.0.0.1";
-        let plain =
-            |network, gateway: Option<&str>| Connection { network, gateway: gateway.map(str::to_owned), note: None };
+    pub(super) fn connect(&self, wanted: graph::Network, helper: &Program) -> Connection {
+        let loopback = || vec![IpAddr::from([127, 0, 0, 1])];
         match wanted {
-            graph::Network::None => plain(Network::None, None),
-            graph::Network::Host => plain(Network::Host, Some(LOOPBACK)),
-            graph::Network::Default => {
-                match self.0.get_or_init(|| PrivateNetwork::open().map_err(|error| chain(&error))) {
-                    Ok(private) => Connection {
-                        network: private.network(),
-                        gateway: private.gateway().map(|address| address.to_string()),
-                        note: None,
-                    },
-                    Err(reason) => Connection {
-                        note: Some(format!(
-                            "network: this RUN uses the host's network (`--network=none` gives it none), as there can be \
-                         no private one: {reason}"
-                        )),
-                        ..plain(Network::Host, Some(LOOPBACK))
-                    },
-                }
-            }
+            graph::Network::None => Connection { network: Network::None, host: Vec::new(), note: None },
+            graph::Network::Host => Connection { network: Network::Host, host: loopback(), note: None },
+            graph::Network::Default => match self.0.get_or_init(|| PrivateNetwork::open(helper)) {
+                Ok(private) => Connection { network: private.network(), host: private.host_addresses(), note: None },
+                Err(reasons) => Connection {
+                    network: Network::Host,
+                    host: loopback(),
+                    note: Some(format!(
+                        "network: this RUN uses the host's network (`--network=none` gives it none), as there can be no \
+                         private one: {reasons}"
+                    )),
+                },
+            },
         }
     }
 
