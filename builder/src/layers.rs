@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use kiln_cache::layer::{self, Compression, LayerError, Unpack};
 use kiln_cache::tree::Tree;
-use kiln_cache::{BlobError, BlobReader, LayerBlob, Record, Store};
+use kiln_cache::{BlobError, BlobReader, FileError, LayerBlob, Record, Store};
 use kiln_frontend::graph::Location;
 use kiln_oci::{Descriptor, Digest, Hasher, Reference};
 use kiln_registry_client::{Client as Registry, Error as RegistryError, Repository};
@@ -427,6 +427,9 @@ fn failed(error: &LayerError) -> BuildError {
             if is_disk_full(error) {
                 return built.hint("free some space, for example with `kiln prune`, and build again");
             }
+            if is_foreign_id(error) {
+                return built.hint(FOREIGN_ID_HINT);
+            }
             built
         }
     }
@@ -467,6 +470,16 @@ fn find<T>(
     look(error)
         .or_else(|| wrapped.and_then(|inner| find(inner, look)))
         .or_else(|| error.source().and_then(|source| find(source, look)))
+}
+
+/// What helps where a user namespace lacks an id.
+pub(crate) const FOREIGN_ID_HINT: &str = "kiln runs in a user namespace, which has not all ids: the administrator can set more aside (`usermod \
+     --add-subuids FIRST-LAST --add-subgids FIRST-LAST USER`), and `--isolation=userns-single` takes any id";
+
+/// Says whether something could not be given to an id that a user namespace lacks.
+fn is_foreign_id(error: &LayerError) -> bool {
+    matches!(error, LayerError::File(error)
+        if error.doing == FileError::GIVING && error.source.kind() == io::ErrorKind::InvalidInput)
 }
 
 /// A blob of the store that tells when it turns out to be damaged.

@@ -16,6 +16,11 @@ pub struct FileError {
     pub source: io::Error,
 }
 
+impl FileError {
+    /// What is tried when a file is given to somebody; refused as invalid where a user namespace has no such id.
+    pub const GIVING: &str = "change the owner of";
+}
+
 /// Adds what was tried, and on what, to an error of the system.
 pub(crate) trait At<T> {
     fn at(self, doing: &'static str, path: impl Into<PathBuf>) -> Result<T, FileError>;

@@ -79,6 +79,14 @@ pub enum SetupError {
     /// A number of a user or group that cannot be.
     #[error("uids and gids must be in range 0-2147483647")]
     IdRange,
+    /// A user or group that the user namespace does not have.
+    #[error("cannot become {kind} {id}: this user namespace has no such id")]
+    ForeignId {
+        /// Which of the two.
+        kind: String,
+        /// Its number.
+        id: u32,
+    },
     /// The working directory cannot be entered or made.
     #[error("cannot use working directory {path}: {reason}")]
     WorkingDirectory {

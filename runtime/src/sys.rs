@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use rustix::process::Pid;
@@ -133,6 +134,8 @@ pub fn is_asking(listener: impl AsFd, question: &Question) -> bool {
 pub enum Answer {
     /// The call is done, and returns zero.
     Done,
+    /// The call is done, and returns this.
+    Value(i64),
     /// It fails with this error.
     Failed(i32),
     /// The kernel is to look at it.
@@ -142,14 +145,85 @@ pub enum Answer {
 /// Answers; a caller that is gone does not mind.
 pub fn answer(listener: impl AsFd, question: &Question, answer: &Answer) {
     const CONTINUE: u32 = 1;
-    let (error, flags) = match answer {
-        Answer::Done => (0, 0),
-        Answer::Failed(errno) => (-errno, 0),
-        Answer::Continue => (0, CONTINUE),
+    let (val, error, flags) = match answer {
+        Answer::Done => (0, 0, 0),
+        Answer::Value(value) => (*value, 0, 0),
+        Answer::Failed(errno) => (0, -errno, 0),
+        Answer::Continue => (0, 0, CONTINUE),
     };
-    let response = libc::seccomp_notif_resp { id: question.id, val: 0, error, flags };
+    let response = libc::seccomp_notif_resp { id: question.id, val, error, flags };
     // SAFETY: the kernel reads the structure, which lives through the call.
     unsafe { libc::ioctl(listener.as_fd().as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND as _, &raw const response) };
+}
+
+/// Gives the caller a copy of a descriptor, and returns its number there.
+pub fn hand_in(listener: impl AsFd, question: &Question, fd: impl AsFd, close_on_exec: bool) -> io::Result<i64> {
+    let added = libc::seccomp_notif_addfd {
+        id: question.id,
+        flags: 0,
+        srcfd: fd.as_fd().as_raw_fd() as u32,
+        newfd: 0,
+        newfd_flags: if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 },
+    };
+    let fd = listener.as_fd().as_raw_fd();
+    // SAFETY: the kernel reads the structure, which lives through the call.
+    check(unsafe { libc::ioctl(fd, libc::SECCOMP_IOCTL_NOTIF_ADDFD as _, &raw const added) }.into())
+}
+
+/// Returns the limits of file locks, soft and hard, of a process; the kernel has long stopped looking at them.
+pub fn lock_limits(process: u32) -> io::Result<(u64, u64)> {
+    let mut limits = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel fills the structure, which lives through the call.
+    check(unsafe {
+        libc::syscall(libc::SYS_prlimit64, process, libc::RLIMIT_LOCKS, std::ptr::null::<u8>(), &raw mut limits)
+    })?;
+    Ok((limits.rlim_cur, limits.rlim_max))
+}
+
+/// Sets the limits of file locks of a process.
+pub fn set_lock_limits(process: u32, (soft, hard): (u64, u64)) -> io::Result<()> {
+    let limits = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: the kernel reads the structure, which lives through the call.
+    check(unsafe {
+        libc::syscall(libc::SYS_prlimit64, process, libc::RLIMIT_LOCKS, &raw const limits, std::ptr::null::<u8>())
+    })
+    .map(drop)
+}
+
+/// Asks the kernel to let a caller and whoever answers take turns on one processor, where it can.
+pub fn take_turns(listener: impl AsFd) {
+    // SECCOMP_IOCTL_NOTIF_SET_FLAGS with SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP, of Linux 6.6.
+    const SET_FLAGS: u64 = 0x4008_2104;
+    const SYNC_WAKE_UP: u64 = 1;
+    // SAFETY: the flags are passed as they are; an older kernel refuses.
+    unsafe { libc::ioctl(listener.as_fd().as_raw_fd(), SET_FLAGS as _, SYNC_WAKE_UP) };
+}
+
+/// Returns what `fstat` writes, of a machine with 64 bits, with another owner.
+pub fn stat_bytes(fd: impl AsFd, (uid, gid): (u32, u32)) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; size_of::<libc::stat>()];
+    // SAFETY: the kernel writes as many bytes as its structure, and the C library's is the same, has.
+    check(unsafe { libc::syscall(libc::SYS_fstat, fd.as_fd().as_raw_fd(), bytes.as_mut_ptr()) })?;
+    put(&mut bytes, offset_of!(libc::stat, st_uid), uid);
+    put(&mut bytes, offset_of!(libc::stat, st_gid), gid);
+    Ok(bytes)
+}
+
+/// Returns what `statx` writes with these flags and this mask, with another owner.
+pub fn statx_bytes(fd: impl AsFd, flags: u32, mask: u32, (uid, gid): (u32, u32)) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; size_of::<libc::statx>()];
+    let flags = flags & !(libc::AT_SYMLINK_NOFOLLOW as u32) | libc::AT_EMPTY_PATH as u32;
+    // SAFETY: the path is an empty NUL-terminated string; the kernel writes as many bytes as its structure has.
+    check(unsafe {
+        libc::syscall(libc::SYS_statx, fd.as_fd().as_raw_fd(), c"".as_ptr(), flags, mask, bytes.as_mut_ptr())
+    })?;
+    put(&mut bytes, offset_of!(libc::statx, stx_uid), uid);
+    put(&mut bytes, offset_of!(libc::statx, stx_gid), gid);
+    Ok(bytes)
+}
+
+fn put(bytes: &mut [u8], at: usize, number: u32) {
+    bytes[at..at + 4].copy_from_slice(&number.to_ne_bytes());
 }
 
 /// Gives all signals their default effect, and blocks none.

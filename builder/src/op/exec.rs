@@ -112,7 +112,7 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
         Ok(outcome) if outcome.is_success() => None,
         Ok(outcome) => {
             let failed = command_failed(&command, op, outcome, spec.resources.memory, log);
-            Some(failure::explain_disk(failed, solver.store.root()))
+            Some(failure::explain_id(failure::explain_disk(failed, solver.store.root()), isolation))
         }
         Err(error) => Some(not_run(&command, &error, log)),
     };

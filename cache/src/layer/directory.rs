@@ -77,7 +77,7 @@ impl Directory {
     /// Sets owner, attributes, mode and time of a file, in an order in which none undoes another.
     pub(crate) fn finish_file(&self, path: &[u8], file: &File, meta: &Meta, xattrs: &Xattrs) -> Result<(), FileError> {
         let full = || self.full(path);
-        self.ownership.give(file, (meta.uid, meta.gid)).at("change the owner of", full())?;
+        self.ownership.give(file, (meta.uid, meta.gid)).at(FileError::GIVING, full())?;
         self.set_xattrs(path, file.as_fd(), xattrs)?;
         rustix::fs::fchmod(file, mode(meta)).at("change the mode of", full())?;
         rustix::fs::futimens(file, &times(meta.mtime)).at("change the time of", full())
@@ -109,7 +109,7 @@ impl Directory {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = self.at("open", path, |parent, name| rustix::fs::openat(parent, name, flags, Mode::empty()))?;
         let full = || self.full(path);
-        self.ownership.give(&directory, (meta.uid, meta.gid)).at("change the owner of", full())?;
+        self.ownership.give(&directory, (meta.uid, meta.gid)).at(FileError::GIVING, full())?;
         self.set_xattrs(path, directory.as_fd(), xattrs)?;
         rustix::fs::fchmod(&directory, mode(meta)).at("change the mode of", full())
     }
@@ -152,7 +152,7 @@ impl Directory {
         }
         // What is no file has no attribute to note an owner in.
         if self.ownership.is_real() {
-            self.at("change the owner of", path, |parent, name| {
+            self.at(FileError::GIVING, path, |parent, name| {
                 rustix::fs::chownat(parent, name, uid(meta), gid(meta), AtFlags::SYMLINK_NOFOLLOW)
             })?;
         }

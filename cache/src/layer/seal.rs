@@ -52,7 +52,7 @@ pub fn seal(
     let (uid, gid) = root.unzip();
     rustix::fs::chownat(CWD, &upper, uid, gid, AtFlags::empty())
         .or_else(ignore_refusal)
-        .at("change the owner of", &upper)?;
+        .at(FileError::GIVING, &upper)?;
     rustix::fs::chmodat(CWD, &upper, Mode::from_bits_retain(0o755), AtFlags::empty())
         .at("change the mode of", &upper)?;
     drop_marks(&upper)?;

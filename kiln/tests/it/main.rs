@@ -22,6 +22,7 @@ mod interrupted;
 mod language;
 mod limits;
 mod network;
+mod owners;
 mod platforms;
 mod projects;
 mod rights;

@@ -1,5 +1,6 @@
 //! What the command may do: limits, capabilities, the system calls it can make, and who it is.
 
+use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, configure_capability_in_ambient_set, set_capabilities,
@@ -138,8 +139,16 @@ fn become_user(identity: &Identity) -> Result<(), SetupError> {
     use rustix::thread::{Gid, Uid};
     let groups: Vec<Gid> = identity.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    let refused = |error: Errno, kind: &str, id: u32| match error {
+        Errno::INVAL => SetupError::ForeignId { kind: kind.to_owned(), id },
+        error => {
+            let what = format!("become {kind} {id}");
+            SetupError::System { what, reason: reason(&error.into()), errno: error.raw_os_error() }
+        }
+    };
     // One thread, so the calls for a thread are enough.
-    set_thread_groups(&groups).doing(|| "set supplementary groups".to_owned())?;
-    set_thread_res_gid(gid, gid, gid).doing(|| format!("become group {}", identity.gid))?;
-    set_thread_res_uid(uid, uid, uid).doing(|| format!("become user {}", identity.uid))
+    set_thread_groups(&groups)
+        .map_err(|error| refused(error, "group", identity.groups.iter().copied().max().unwrap_or(0)))?;
+    set_thread_res_gid(gid, gid, gid).map_err(|error| refused(error, "group", identity.gid))?;
+    set_thread_res_uid(uid, uid, uid).map_err(|error| refused(error, "user", identity.uid))
 }

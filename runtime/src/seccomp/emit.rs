@@ -17,6 +17,10 @@ pub enum Action {
     Clone,
     /// The process that holds the filter's descriptor answers.
     Ask,
+    /// As [`Ask`](Self::Ask) where the flags in the argument of this number let `open` make a file; else through.
+    AskToMake(u8),
+    /// As [`Ask`](Self::Ask) where the first argument is this; else through.
+    AskAbout(u32),
     /// Nothing is done, and zero returned.
     Succeed,
     /// Through for the personalities that are harmless.
@@ -57,6 +61,9 @@ const ENOSYS: u32 = 38;
 
 /// The flags of `clone` that make namespaces.
 const NAMESPACES: u32 = 0x7e02_0000;
+/// The flags of `open` that make a file: O_CREAT, and what O_TMPFILE has beside O_DIRECTORY.
+const MAKES: u32 = 0x40 | 0x40_0000;
+
 const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> u64 {
@@ -138,6 +145,16 @@ fn leaf(action: Action) -> Vec<u64> {
         Action::Allow => vec![allow],
         Action::Deny => vec![deny],
         Action::Ask => vec![plain(RETURN, ASK)],
+        Action::AskToMake(argument) => vec![
+            plain(LOAD, FIRST + 8 * u32::from(argument)),
+            plain(AND, MAKES),
+            instruction(EQUAL, 0, 1, 0),
+            allow,
+            plain(RETURN, ASK),
+        ],
+        Action::AskAbout(value) => {
+            vec![plain(LOAD, FIRST), instruction(EQUAL, 1, 0, value), allow, plain(RETURN, ASK)]
+        }
         Action::Succeed => vec![plain(RETURN, ERRNO)],
         Action::NoSuchCall => vec![plain(RETURN, ERRNO | ENOSYS)],
         Action::Socket => {
@@ -181,8 +198,7 @@ pub fn interpret(program: &[u64], data: &Data) -> u32 {
                 accumulator = match k {
                     NUMBER => data.nr,
                     ARCH => data.arch,
-                    FIRST => data.args[0] as u32,
-                    _ => panic!("nothing else is loaded"),
+                    at => data.args[(at - FIRST) as usize / 8] as u32,
                 }
             }
             AND => accumulator &= k,

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::path::Path;
 
 use kiln_frontend::graph::Exec;
-use kiln_runtime::{Outcome, RunError, SetupError};
+use kiln_runtime::{Isolation, Outcome, RunError, SetupError};
 
 use crate::error::{BuildError, chain};
+use crate::layers::FOREIGN_ID_HINT;
 
 /// How many of a command's last lines go into the error.
 const TAIL_LINES: usize = 20;
@@ -56,6 +57,17 @@ pub(super) fn explain_disk(error: BuildError, store: &Path) -> BuildError {
             BuildError { kind: crate::Kind::Environment, ..error }.hint(hint)
         }
         _ => error.hint("the disk has room: it is a tmpfs mount (`size=`) or /dev/shm (`--shm-size`) that is full"),
+    }
+}
+
+/// Says which ids there are, where a command in a user namespace says that it may not give something to one.
+pub(super) fn explain_id(error: BuildError, isolation: Isolation) -> BuildError {
+    let is_refused = |line: &String| line.contains("Invalid argument") && line.contains("own");
+    match isolation {
+        Isolation::UserNamespace if error.hint.is_none() && error.log.iter().any(is_refused) => {
+            error.hint(FOREIGN_ID_HINT)
+        }
+        _ => error,
     }
 }
 
@@ -132,6 +144,7 @@ fn setup_hint(error: &SetupError) -> Option<String> {
         )),
         SetupError::ExecFormat { .. } => Some("it is no program, or a script without `#!` line".to_owned()),
         SetupError::PermissionDenied { .. } => Some("give it an x bit: `COPY --chmod=755`".to_owned()),
+        SetupError::ForeignId { .. } => Some(FOREIGN_ID_HINT.to_owned()),
         SetupError::UnknownUser(_) | SetupError::UnknownGroup(_) => {
             Some("add it with `RUN useradd` or `RUN adduser` before USER, or use a number".to_owned())
         }
