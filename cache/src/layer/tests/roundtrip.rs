@@ -1,63 +1,90 @@
 //! One layer in its three forms.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+
 use proptest::prelude::*;
 
+use super::super::entry::CAPABILITY;
 use super::*;
+
+/// What a random file is made of: kind, content, mode, owner, time, capability.
+type Random = (u8, Vec<u8>, u32, u32, (i64, u32), bool);
+
+/// Names that readers stumble over.
+const NAMES: [&[u8]; 10] =
+    [b"a", b"b", b"a.b", "é".as_bytes(), b"a-long-name", b"\xff\xfe", b"new\nline", b" 1=2 ", b".", b"..."];
+
+/// The capability `cap_net_bind_service`, as the kernel writes it.
+const BIND: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// Bytes, or a few of them with zeros around, as in a file with holes.
+fn contents() -> impl Strategy<Value = Vec<u8>> {
+    let bytes = prop::collection::vec(any::<u8>(), 0..600);
+    let holes = (0..60_000usize, prop::collection::vec(any::<u8>(), 1..9), 0..30_000usize).prop_map(
+        |(before, mut island, after)| {
+            let mut bytes = vec![0; before];
+            bytes.append(&mut island);
+            bytes.resize(bytes.len() + after, 0);
+            bytes
+        },
+    );
+    prop_oneof![4 => bytes, 1 => holes]
+}
 
 /// A random tree as entries in the order of a walk.
 fn trees() -> impl Strategy<Value = Vec<NewEntry>> {
-    let name = prop::collection::vec(prop::sample::select(vec!["a", "b", "a.b", "é", "a-long-name"]), 1..4);
-    let kind = 0..8u8;
-    let content = prop::collection::vec(any::<u8>(), 0..600);
-    let one = (
-        name,
-        kind,
-        content,
+    // `.` is none: it stands for the longest there is.
+    let name = prop::sample::select(NAMES.to_vec()).prop_map(|name| match name {
+        b"." => vec![b'n'; 255],
+        name => name.to_vec(),
+    });
+    let random = (
+        0..9u8,
+        contents(),
         0..0o10000u32,
         prop::sample::select(vec![0u32, 1000, 3_000_000]),
-        -5..5i64,
-        0..999_999_999u32,
+        (-5..5i64, 0..999_999_999u32),
+        any::<bool>(),
     );
-    prop::collection::vec(one, 0..20).prop_map(|all| {
-        let mut sorted: std::collections::BTreeMap<Vec<&str>, _> = std::collections::BTreeMap::new();
-        for (name, kind, content, mode, owner, seconds, nanoseconds) in all {
-            sorted.insert(name, (kind, content, mode, owner, seconds, nanoseconds));
-        }
-        let names: Vec<_> = sorted.keys().cloned().collect();
-        let is_parent = |name: &[&str]| names.iter().any(|other| other.len() > name.len() && other.starts_with(name));
-        let mut first = None;
-        let mut entries = Vec::new();
-        for (name, (kind, content, mode, owner, seconds, nanoseconds)) in sorted.clone() {
+    prop::collection::vec((prop::collection::vec(name, 1..4), random), 0..20).prop_map(|all| {
+        let mut sorted: std::collections::BTreeMap<Vec<Vec<u8>>, Random> = all.into_iter().collect();
+        for name in sorted.keys().cloned().collect::<Vec<_>>() {
             for depth in 1..name.len() {
-                let parent = &name[..depth];
-                let path = parent.join("/").into_bytes();
-                if !sorted.contains_key(parent) && !entries.iter().any(|entry: &NewEntry| entry.path == path) {
-                    entries.push(NewEntry::new(path, NewKind::Directory, 0o755));
-                }
+                sorted.entry(name[..depth].to_vec()).or_insert((1, Vec::new(), 0o755, 0, (0, 0), false)).0 = 1;
             }
-            let path = name.join("/").into_bytes();
-            let kind = match (if is_parent(&name) { 1 } else { kind }, &first) {
+        }
+        let mut first = None;
+        let entries = sorted.into_iter().map(|(name, (kind, content, mode, owner, mtime, is_capable))| {
+            let path = name.join(&b'/');
+            let kind = match (kind, &first) {
                 (1, _) => NewKind::Directory,
-                (2, _) => NewKind::Symlink(b"../some/where".to_vec()),
+                (2, _) => NewKind::Symlink(b"../some/where\xff".to_vec()),
                 (3, Some(first)) => NewKind::Hardlink(Vec::clone(first)),
                 (4, _) => NewKind::Fifo,
                 (5, _) => NewKind::Char(1, 3),
                 (6, _) => NewKind::Whiteout,
+                (7, _) => NewKind::Block(259, 1_000),
                 _ => {
                     first = Some(path.clone());
                     NewKind::File { size: content.len() as u64, content: Content::Bytes(content.into()) }
                 }
             };
             let mode = if matches!(kind, NewKind::Symlink(_)) { 0o777 } else { mode };
-            entries.push(NewEntry {
-                uid: owner,
-                gid: owner,
-                mtime: (seconds, nanoseconds),
-                ..NewEntry::new(path, kind, mode)
-            });
-        }
-        entries
+            let capability = (CAPABILITY.to_vec(), BIND.to_vec());
+            let xattrs = (is_capable && matches!(kind, NewKind::File { .. })).then_some(capability);
+            let xattrs = xattrs.into_iter().collect();
+            NewEntry { uid: owner, gid: owner, mtime, xattrs, ..NewEntry::new(path, kind, mode) }
+        });
+        entries.collect()
     })
+}
+
+/// What the directory form has of a tree beyond the index: the exact times, by path; of a hard link's names only the first.
+fn exact_times(entries: &[NewEntry]) -> Vec<(Vec<u8>, (i64, u32))> {
+    let is_first = |entry: &&NewEntry| !matches!(entry.kind, NewKind::Hardlink(_) | NewKind::Whiteout);
+    entries.iter().filter(is_first).map(|entry| (entry.path.clone(), entry.mtime)).collect()
 }
 
 proptest! {
@@ -67,7 +94,13 @@ proptest! {
     fn a_layer_is_the_same_in_all_its_forms(entries in trees()) {
         let (_one, one) = store();
         let (_two, two) = store();
+        let times = exact_times(&entries);
         let packed = make(&one, entries, Compression::Gzip).unwrap();
+        let directory = one.layer(&packed.diff_id).directory().unwrap();
+        for (path, time) in times {
+            let found = std::fs::symlink_metadata(directory.join(OsStr::from_bytes(&path))).unwrap();
+            prop_assert_eq!((found.mtime(), found.mtime_nsec() as u32), time, "{}", show(&path));
+        }
         let blob = packed.blob.clone().unwrap();
         prop_assert_eq!(&*one.layer(&packed.diff_id).index().unwrap().unwrap(), &*packed.index);
         prop_assert_eq!(LayerIndex::decode(&packed.index.encode()), Some((*packed.index).clone()));
