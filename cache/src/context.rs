@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -60,6 +61,7 @@ pub struct Memo {
     /// Entries of [`ENTRY`] bytes each, sorted.
     stored: Vec<u8>,
     fresh: Mutex<HashMap<Stat, Option<Digest>>>,
+    is_wrong: AtomicBool,
 }
 
 const MAGIC: &[u8; 8] = b"kilnctx1";
@@ -73,7 +75,13 @@ impl Memo {
         name.field(root.as_os_str().as_bytes());
         let path = store.root().join("context/v1").join(name.finish().hex());
         let stored = read(&path).ok().flatten().and_then(unseal).unwrap_or_default();
-        Self { path, ingest: store.ingest_directory(), stored, fresh: Mutex::default() }
+        Self {
+            path,
+            ingest: store.ingest_directory(),
+            stored,
+            fresh: Mutex::default(),
+            is_wrong: AtomicBool::new(false),
+        }
     }
 
     /// Returns the digest of a file whose content cannot have changed.
@@ -99,6 +107,15 @@ impl Memo {
         self.fresh().insert(*stat, settled.then_some(digest));
     }
 
+    /// Forgets everything, for good: a file turned out to have another digest than was remembered. `stat` does not
+    /// tell of every change: not where the clock was put back, nor at once of writes to a mapped file (mmap(2)).
+    pub fn forget(&self) {
+        self.is_wrong.store(true, Ordering::Relaxed);
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!("cannot delete {}: {error}", self.path.display());
+        }
+    }
+
     /// Keeps what was remembered for the next build. Nothing is written when nothing is new.
     ///
     /// # Errors
@@ -114,7 +131,7 @@ impl Memo {
                 Some(entry)
             })
             .collect();
-        if added.is_empty() {
+        if added.is_empty() || self.is_wrong.load(Ordering::Relaxed) {
             return Ok(());
         }
         // A file with another time or length replaces what was remembered of its inode.
@@ -191,6 +208,20 @@ mod tests {
         assert_eq!(memo.get(&stat(42, 7)), None);
         assert_eq!(memo.get(&stat(41, 7)), Some(Digest::of("41")));
         assert_eq!(memo.entries().len(), 100);
+    }
+
+    #[test]
+    fn what_was_wrong_is_forgotten_for_good() {
+        let (_temporary, store) = store();
+        let memo = Memo::open(&store, Path::new("/context"));
+        memo.insert_at(&stat(1, 7), Digest::of("1"), NOW);
+        memo.save().unwrap();
+        let memo = Memo::open(&store, Path::new("/context"));
+        memo.insert_at(&stat(2, 7), Digest::of("2"), NOW);
+        memo.forget();
+        memo.save().unwrap();
+        let memo = Memo::open(&store, Path::new("/context"));
+        assert_eq!((memo.get(&stat(1, 7)), memo.get(&stat(2, 7))), (None, None));
     }
 
     #[test]

@@ -221,7 +221,11 @@ fn pack(
         })
     });
     let options = Pack { compression: make.compression, directory: make.directory, like: make.like };
-    let packed = layer::pack(store, entries, &options)?;
+    let packed = layer::pack(store, entries, &options).inspect_err(|error| {
+        if let (LayerError::Changed { .. }, Some(context)) = (error, local(sources)) {
+            context.forget();
+        }
+    })?;
     check(&packed, &read, local(sources))?;
     Ok(packed)
 }

@@ -252,6 +252,11 @@ impl LocalContext {
         self.hashed.lock().expect("no panic under the lock").insert(file.stat, digest);
     }
 
+    /// Forgets what earlier builds learned: some of it is wrong.
+    pub fn forget(&self) {
+        self.memo.forget();
+    }
+
     /// Writes what was learned, if anything was.
     pub fn save(&self) {
         if let Err(error) = self.memo.save() {

@@ -143,3 +143,42 @@ fn two_builds_of_the_same_thing_at_once_do_the_work_once() {
     assert_eq!(config("one.tar"), config("other.tar"));
     bed.assert_tidy();
 }
+
+/// Turns what kiln remembers of the files of contexts into something else that reads well.
+fn remember_wrongly(bed: &Bed) {
+    let memories: Vec<_> = fs::read_dir(bed.root().join("context/v1")).expect("a memory").flatten().collect();
+    assert!(!memories.is_empty());
+    for memory in memories {
+        let mut bytes = fs::read(memory.path()).expect("a memory");
+        // A magic number of 8 bytes, entries of 40 bytes and a digest each, the digest of all that.
+        let body = bytes.len() - 32;
+        for entry in bytes[8..body].chunks_exact_mut(72) {
+            entry[71] ^= 1;
+        }
+        let checksum = kiln_oci::Digest::of(&bytes[..body]);
+        bytes[body..].copy_from_slice(checksum.as_bytes());
+        fs::remove_file(memory.path()).expect("a memory");
+        fs::write(memory.path(), bytes).expect("a memory");
+    }
+}
+
+#[test]
+fn a_digest_that_is_remembered_wrongly_costs_a_second_try() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    let context = bed.path("context");
+    dockerfile(&bed, "context", "FROM scratch\nCOPY files /\n");
+    write(&context, "files/one", "1");
+    write(&context, "files/two", "2");
+    // Younger files are not remembered.
+    std::thread::sleep(std::time::Duration::from_millis(2_200));
+    image(&bed);
+    remember_wrongly(&bed);
+    write(&context, "files/two", "changed");
+    let edited = image(&bed);
+    let clean = crate::fixture::bed();
+    fs::rename(&context, clean.path("context")).expect("the same context");
+    assert_eq!(edited.manifest.layers, image(&clean).manifest.layers);
+}
