@@ -50,7 +50,7 @@ pub use interrupt::on_interrupt;
 pub use isolation::{Footing, Ids, Isolation, IsolationError};
 pub use network::{NoNetwork, PrivateNetwork, Refusal};
 pub use program::Program;
-pub use run::{Event, Outcome, Stream, run, run_at_terminal};
+pub use run::{Event, Outcome, Stream, is_shell, run, run_at_terminal};
 pub use shared_overlay::OwnMounts;
 pub use spec::{Limit, Mount, MountKind, Network, Resources, Rlimit, Root, SecretBytes, Security, Spec};
 pub use terminal::Terminal;

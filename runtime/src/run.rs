@@ -80,16 +80,25 @@ impl Outcome {
         }
     }
 
-    /// Says whether a signal ended the command, or, by what a shell says of it, the last program that a shell ran.
-    pub fn is_killed(self) -> bool {
+    /// Says whether the command was killed: by a signal, for want of memory, or, where it was a shell, by what that says of a
+    /// program that it ran. Any other program means its exit code.
+    pub fn is_killed(self, args: &[String]) -> bool {
         const LAST_SIGNAL: i32 = 64;
-        (128 + 1..=128 + LAST_SIGNAL).contains(&self.code())
+        match self {
+            Self::Killed { .. } | Self::OutOfMemory { .. } => true,
+            Self::Exited(code) => is_shell(args) && (128 + 1..=128 + LAST_SIGNAL).contains(&code),
+        }
     }
 
     /// Says whether the command succeeded.
     pub fn is_success(self) -> bool {
         self == Self::Exited(0)
     }
+}
+
+/// Says whether a command is a shell with a script, as `-c` gives it, alone or together with other letters: `-ec`.
+pub fn is_shell(args: &[String]) -> bool {
+    matches!(args, [_, .., flag, _] if flag.starts_with('-') && flag.ends_with('c'))
 }
 
 /// Runs the command of `spec` and waits for its end, telling the listener what it writes as it comes.
@@ -231,7 +240,7 @@ impl Ended {
     /// Where directories of the host were copied for the command, keeps what it wrote, unless it was killed.
     fn give_back(&self, spec: &Spec) -> io::Result<()> {
         match self.outcome {
-            Some(outcome) if !outcome.is_killed() && !self.is_cancelled => {
+            Some(outcome) if !outcome.is_killed(&spec.args) && !self.is_cancelled => {
                 cover::give_back(&spec.root.work.join(plain::COPIES).join(plain::ROOT), &self.covers)
             }
             _ => Ok(()),

@@ -15,7 +15,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 
 use crate::error::SetupError;
 use crate::init::mount::{Attributes, Tree};
-use crate::init::overlay;
+use crate::init::overlay::{self, Features};
 use crate::isolation::Isolation;
 use crate::sys;
 
@@ -55,7 +55,9 @@ impl OwnMounts {
         let (lower, upper) = (overlay::open_directory(lower)?, overlay::open_directory(upper)?);
         let (work, place) = (overlay::open_directory(work)?, overlay::open_directory(at)?);
         let writable = Some((upper.as_fd(), work.as_fd()));
-        let mounted = overlay::mount_on(&[lower], writable, Attributes::empty(), &place, self.isolation);
+        // Whoever folds it knows what a renamed directory is.
+        let how = (self.isolation, Features::Renames);
+        let mounted = overlay::mount_on(&[lower], writable, Attributes::empty(), &place, how);
         mounted.map(drop).map_err(|refusal| refusal.at(&at.display().to_string()))
     }
 

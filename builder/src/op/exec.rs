@@ -105,7 +105,7 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
         job.step().note(format!("emulated by {name}: {:.1}s", begun.elapsed().as_secs_f64()));
     }
     drop(agents);
-    caches.finish(outcome.as_ref().map_or(true, |outcome| outcome.is_killed()), job.step())?;
+    caches.finish(outcome.as_ref().map_or(true, |outcome| outcome.is_killed(&op.args)), job.step())?;
     let log = tail.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).lines();
     let command = op.args.join(" ");
     let failed = match outcome {

@@ -1,7 +1,8 @@
 //! Folding what an overlay has gathered into the directory below it.
 //!
 //! Files and new directories are renamed into place, what was deleted is deleted, and directories that both have are
-//! walked. Each step can be done again: a fold that was killed in the middle is finished by folding once more what is left.
+//! walked. Directories that were renamed are put where they belong (see `moved`). Each step can be done again: a fold that was
+//! killed in the middle is finished by folding once more what is left.
 
 use std::collections::HashSet;
 use std::ffi::{CString, OsStr};
@@ -12,14 +13,16 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, fgetxattr,
-    flistxattr, fremovexattr, fsetxattr, lgetxattr, llistxattr, lremovexattr, openat2, renameat, statat, unlinkat,
+    flistxattr, fremovexattr, fsetxattr, lgetxattr, llistxattr, lremovexattr, mkdirat, openat2, renameat, statat,
+    unlinkat,
 };
 use rustix::io::Errno;
 
+use crate::mount::moved::Moved;
 use crate::remove::{remove_at, remove_tree};
 
 /// Where overlays keep their own attributes: as root, and in a user namespace.
-const OVERLAY: [&str; 2] = ["trusted.overlay.", "user.overlay."];
+pub(super) const OVERLAY: [&str; 2] = ["trusted.overlay.", "user.overlay."];
 
 /// Moves everything in `upper`, the upper directory of an overlay that nobody has mounted any more, into `below`, and
 /// deletes `upper`.
@@ -29,12 +32,13 @@ const OVERLAY: [&str; 2] = ["trusted.overlay.", "user.overlay."];
 pub(super) fn fold(upper: &Path, below: &Path) -> io::Result<()> {
     let (from, to) =
         (open(rustix::fs::CWD, upper, ResolveFlags::empty())?, open(rustix::fs::CWD, below, ResolveFlags::empty())?);
+    let moved = Moved::set_aside(&from, &to, below)?;
     let mut directories = vec![(PathBuf::from("."), rustix::fs::fstat(&from)?)];
     let mut next = 0;
     while let Some((path, _)) = directories.get(next) {
         next += 1;
         let path = path.clone();
-        let both = Both { from: inside(&from, &path)?, to: inside(&to, &path)? };
+        let both = Both { from: inside(&from, &path)?, to: inside(&to, &path)?, moved: moved.as_ref() };
         for name in names(&both.from)? {
             if let Some(stat) = both.move_one(&name)? {
                 directories.push((path.join(OsStr::from_bytes(name.to_bytes())), stat));
@@ -44,6 +48,9 @@ pub(super) fn fold(upper: &Path, below: &Path) -> io::Result<()> {
     // A directory's times are right once nothing in it changes any more: those deepest inside come first.
     for (path, stat) in directories.iter().rev() {
         adopt(&inside(&from, path)?, &inside(&to, path)?, stat)?;
+    }
+    if let Some(moved) = moved {
+        moved.finish()?;
     }
     remove_tree(upper)
 }
@@ -60,12 +67,14 @@ pub(super) fn alike(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// One directory of the overlay, and the same one below.
-struct Both {
+struct Both<'a> {
     from: OwnedFd,
     to: OwnedFd,
+    /// Directories that were renamed, if any were.
+    moved: Option<&'a Moved>,
 }
 
-impl Both {
+impl Both<'_> {
     /// Moves one entry. A directory that is below too is not moved but returned, to be walked.
     fn move_one(&self, name: &CString) -> rustix::io::Result<Option<Stat>> {
         let stat = statat(&self.from, name, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -82,7 +91,19 @@ impl Both {
         };
         let path = format!("/proc/self/fd/{}", self.from.as_raw_fd());
         let path = Path::new(&path).join(OsStr::from_bytes(name.to_bytes()));
-        if kind.is_dir() && is_directory_below && !is_opaque(&path) {
+        if let Some(moved) = self.moved.filter(|moved| kind.is_dir() && moved.is_marked(&path)) {
+            moved.put_back(&stat, &self.to, name)?;
+            return Ok(Some(stat));
+        }
+        let is_merged = is_directory_below && !is_opaque(&path);
+        if kind.is_dir() && self.moved.is_some() && !is_merged {
+            // It may hold some that were renamed. What is done here must not be done again.
+            remove_at(self.to.as_fd(), name)?;
+            mkdirat(&self.to, name, Mode::RWXU)?;
+            strip(&path)?;
+            return Ok(Some(stat));
+        }
+        if kind.is_dir() && is_merged {
             return Ok(Some(stat));
         }
         if kind.is_dir() || is_directory_below {
@@ -141,7 +162,7 @@ fn is_of_overlay(name: &[u8]) -> bool {
     OVERLAY.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
 }
 
-fn is_opaque(path: &Path) -> bool {
+pub(super) fn is_opaque(path: &Path) -> bool {
     let mut value = [0; 1];
     let says_yes = |name: &str| matches!(lgetxattr(path, name, &mut value[..]), Ok(1)) && value == *b"y";
     OVERLAY.map(|prefix| format!("{prefix}opaque")).iter().map(String::as_str).any(says_yes)
@@ -158,11 +179,11 @@ fn names(directory: &OwnedFd) -> rustix::io::Result<Vec<CString>> {
     Ok(names)
 }
 
-fn inside(root: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
+pub(super) fn inside(root: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
     open(root.as_fd(), path, ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV)
 }
 
-fn open(root: BorrowedFd<'_>, path: &Path, resolve: ResolveFlags) -> rustix::io::Result<OwnedFd> {
+pub(super) fn open(root: BorrowedFd<'_>, path: &Path, resolve: ResolveFlags) -> rustix::io::Result<OwnedFd> {
     openat2(root, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
@@ -261,6 +282,53 @@ mod tests {
         let kept = fs::metadata(trees.below("kept")).unwrap();
         assert_eq!((kept.permissions().mode() & 0o7777, kept.mtime()), (0o2750, time));
         assert!(!is_opaque(&trees.below("hidden")) && !trees.upper("").exists());
+    }
+
+    #[test]
+    fn directories_that_were_renamed_are_renamed_below() {
+        let trees = Trees::new();
+        let redirect = |name: &str, to: &str| {
+            rustix::fs::lsetxattr(trees.upper(name), "user.overlay.redirect", to.as_bytes(), XattrFlags::empty())
+                .unwrap();
+        };
+        for name in ["a/one", "a/b/two", "a/b/c/three", "new/four", "x/five"] {
+            trees.file(&trees.below(name), "1");
+        }
+        // `mv a/b new/b`, into a new directory that took the place of an old one; in it, `mv c d`; then `mv a e`, a new `a`, `mv x
+        // a/x`; and something written everywhere.
+        for name in ["new/b/d/w", "e/w", "a/w", "a/x/w"] {
+            trees.file(&trees.upper(name), "2");
+        }
+        trees.opaque("new");
+        trees.opaque("a");
+        redirect("new/b", "/a/b");
+        redirect("new/b/d", "c");
+        redirect("e", "a");
+        redirect("a/x", "/x");
+        for name in ["e/b", "new/b/c", "x"] {
+            let (mode, kind) = (Mode::empty(), FileType::CharacterDevice);
+            rustix::fs::mknodat(rustix::fs::CWD, trees.upper(name), kind, mode, 0).unwrap();
+        }
+        fold(&trees.upper(""), &trees.below("")).unwrap();
+        let wanted = [
+            "a",
+            "a/w=2",
+            "a/x",
+            "a/x/five=1",
+            "a/x/w=2",
+            "e",
+            "e/one=1",
+            "e/w=2",
+            "new",
+            "new/b",
+            "new/b/d",
+            "new/b/d/three=1",
+            "new/b/d/w=2",
+            "new/b/two=1",
+        ];
+        assert_eq!(trees.found(), wanted);
+        let left: Vec<_> = fs::read_dir(trees.directory.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
+        assert_eq!(left, ["below"]);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 mod fold;
 mod known;
+mod moved;
 mod session;
 
 use std::fs::File;

@@ -45,6 +45,14 @@ fn an_error_keeps_what_was_written_and_a_signal_drops_it() {
             .says(&["the cache mount `/c` is again as it was before"]);
         assert_eq!(content(&bed, options), ["d/kept", "d/old"], "{options}");
     }
+    // A program that is no shell means its exit code; a signal it cannot hide.
+    let busybox = |script: &str| format!("[\"/bin/busybox\", \"sh\", \"-ce\", \"{script}\", \"name\"]");
+    bed.forget();
+    run(&bed, "", &busybox("echo 1 > /c/old; exit 137")).failure();
+    assert_eq!(content(&bed, ""), ["old"]);
+    let killed = run(&bed, "", &busybox("ulimit -t 1; echo 2 > /c/half; while :; do :; done")).failure();
+    killed.says(&["signal 9 ended the command", "is again as it was before"]);
+    assert_eq!(content(&bed, ""), ["old"]);
     bed.assert_tidy();
 }
 
@@ -68,6 +76,38 @@ fn a_killed_kiln_and_a_cancelled_one_leave_it_as_it_was() {
     cancelled.interrupt();
     cancelled.wait().failure();
     assert_eq!(content(&bed, ""), ["old"]);
+    bed.assert_tidy();
+}
+
+#[test]
+fn directories_that_a_cache_mount_already_had_can_be_renamed() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    let made = "mkdir -p /c/a/in/deep /c/b && echo 1 > /c/a/in/deep/f && echo 2 > /c/a/g && echo 3 > /c/b/h";
+    // The program itself says when the kernel refuses; `mv` would copy.
+    let rename = |from: &str, to: &str| format!("busybox mv -T /c/{from} /c/{to}");
+    let script = [
+        "inode=$(stat -c %i /c/a/in)".to_owned(),
+        rename("a/in", "in"),
+        rename("in/deep", "in/deeper"),
+        rename("a", "z"),
+        "mkdir -p /c/new /c/a && echo 4 > /c/a/i".to_owned(),
+        rename("z", "new/z"),
+        rename("b", "a/b"),
+        "test $inode = $(stat -c %i /c/in)".to_owned(),
+    ]
+    .join(" && ");
+    let wanted = ["a/b/h", "a/i", "in/deeper/f", "new/z/g"];
+    run(&bed, "", made).success();
+    run(&bed, "", &script).success();
+    assert_eq!(content(&bed, ""), wanted);
+    // Again, with what was folded; and not at all where the command was killed.
+    run(&bed, "", "busybox mv /c/in /c/x && sh -c 'kill -9 $$'; exit 137").failure();
+    assert_eq!(content(&bed, ""), wanted);
+    run(&bed, "", "busybox mv /c/in /c/x && busybox mv /c/x/deeper /c/y").success();
+    assert_eq!(content(&bed, ""), ["a/b/h", "a/i", "new/z/g", "y/f"]);
     bed.assert_tidy();
 }
 

@@ -17,8 +17,22 @@ use crate::plain;
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// Features that would change what the layers mean. A kernel that does not know one has it off.
-const OFF: [(&str, &str); 3] = [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")];
+/// What the overlay may do beside what layers can say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Features {
+    /// Nothing.
+    None,
+    /// Rename directories that come from below, where it can: not with [`USER_MARKS`].
+    Renames,
+}
+
+impl Features {
+    /// Returns the settings. A kernel that does not know one has it off.
+    fn settings(self, isolation: Isolation) -> [(&'static str, &'static str); 3] {
+        let renames = if self == Self::Renames && !isolation.is_confined() { "on" } else { "nofollow" };
+        [("redirect_dir", renames), ("metacopy", "off"), ("index", "off")]
+    }
+}
 
 /// Makes the overlay's marks attributes of users, as they must be in a user namespace. There the kernel would mount without,
 /// too, and then fail to delete what lies below.
@@ -62,7 +76,7 @@ pub fn mount(
     name: &str,
 ) -> Result<OwnedFd, Refusal> {
     let place = workshop.make_directory(name)?;
-    match mount_on(layers, writable, attributes, &place, workshop.isolation) {
+    match mount_on(layers, writable, attributes, &place, (workshop.isolation, Features::None)) {
         Ok(Some(root)) => Ok(root),
         Ok(None) => workshop.open(name),
         Err(refusal) => copied(layers, attributes, workshop, name, &place, &refusal),
@@ -93,14 +107,14 @@ pub fn mount_on(
     writable: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
     attributes: Attributes,
     place: &OwnedFd,
-    isolation: Isolation,
+    (isolation, features): (Isolation, Features),
 ) -> Result<Option<OwnedFd>, Refusal> {
-    match modern(layers, writable, attributes, isolation) {
+    match modern(layers, writable, attributes, (isolation, features)) {
         Ok(tree) => {
             tree.attach(place)?;
             Ok(Some(tree.into_fd()))
         }
-        Err(Unsuitable::Old) => legacy(layers, writable, attributes, place, isolation).map(|()| None),
+        Err(Unsuitable::Old) => legacy(layers, writable, attributes, place, (isolation, features)).map(|()| None),
         Err(Unsuitable::Refused(refusal)) => Err(refusal),
     }
 }
@@ -124,7 +138,7 @@ fn modern(
     layers: &[OwnedFd],
     writable: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
     attributes: Attributes,
-    isolation: Isolation,
+    (isolation, features): (Isolation, Features),
 ) -> Result<Tree, Unsuitable> {
     let context = Context::open("overlay")?;
     context.set("source", "overlay")?;
@@ -134,7 +148,7 @@ fn modern(
             result => result?,
         }
     }
-    for (key, value) in OFF {
+    for (key, value) in features.settings(isolation) {
         // Refused only where unknown.
         let _ = context.set(key, value);
     }
@@ -155,7 +169,7 @@ fn legacy(
     writable: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
     attributes: Attributes,
     place: &OwnedFd,
-    isolation: Isolation,
+    (isolation, features): (Isolation, Features),
 ) -> Result<(), Refusal> {
     let lowers: Vec<String> = layers.iter().map(path).collect();
     let mut options = format!("lowerdir={}", lowers.join(":"));
@@ -171,8 +185,9 @@ fn legacy(
         rustix::mount::mount("overlay", path(place), "overlay", flags, &*options)
     };
     let volatile = if writable.is_some() { ",volatile" } else { "" };
-    mount(&format!(",redirect_dir=nofollow,metacopy=off,index=off{volatile}"))
-        .or_else(|_| mount(",redirect_dir=nofollow,index=off"))
+    let [(redirect, value), metacopy, index] = features.settings(isolation);
+    mount(&format!(",{redirect}={value},{}={},{}={}{volatile}", metacopy.0, metacopy.1, index.0, index.1))
+        .or_else(|_| mount(&format!(",{redirect}={value},{}={}", index.0, index.1)))
         .or_else(|_| mount(""))
         .map_err(Refusal::from)
 }

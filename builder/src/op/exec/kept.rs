@@ -226,11 +226,7 @@ fn find(store: &Store, wanted: Option<&str>) -> Result<(kiln_cache::Failed, Desc
 
 /// Returns the shell that a command ran in; /bin/sh where it ran in none.
 fn shell_of(args: &[String]) -> Vec<String> {
-    match args {
-        // `-c`, and together with others: `-ec`.
-        [shell, .., flag, _] if flag.starts_with('-') && flag.ends_with('c') => vec![shell.clone()],
-        _ => vec!["/bin/sh".to_owned()],
-    }
+    vec![args.first().filter(|_| runtime::is_shell(args)).map_or_else(|| "/bin/sh".to_owned(), String::clone)]
 }
 
 #[cfg(test)]
