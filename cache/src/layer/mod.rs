@@ -12,6 +12,7 @@
 //!
 //! Each appears by one rename. A layer that nobody unpacked has notes alone.
 
+mod account;
 mod apply;
 mod archive;
 mod compression;

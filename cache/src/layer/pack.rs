@@ -119,8 +119,6 @@ pub(crate) struct Packer {
     /// The times of directories, set when nothing more is put into them.
     times: Vec<DirectoryTime>,
     index: Builder,
-    /// The digests of contents, in order, where they were known before these were read.
-    known: Vec<Option<Digest>>,
     header: Vec<u8>,
     /// Whether files of the directory form may share their blocks with where they come from (ioctl_ficlone(2)).
     can_share: bool,
@@ -136,7 +134,7 @@ impl Packer {
     ) -> Self {
         let stream = Stream::new(store, compression).remembering(earlier);
         let index = Builder::default();
-        Self { stream, directory, times: Vec::new(), index, known: Vec::new(), header: Vec::new(), can_share: true }
+        Self { stream, directory, times: Vec::new(), index, header: Vec::new(), can_share: true }
     }
 
     pub(crate) fn add(&mut self, mut entry: NewEntry) -> Result<(), LayerError> {
@@ -178,7 +176,6 @@ impl Packer {
                 if let Some(output) = &mut output {
                     output.write_all(&bytes).at("write", show(&entry.path))?;
                 }
-                self.known.push(None);
                 self.stream.begin_content(None);
                 let mut rest = &bytes[..];
                 while !rest.is_empty() {
@@ -191,7 +188,6 @@ impl Packer {
             }
             Content::Open { digest, open } => {
                 let input = open().at("open", show(&entry.path))?;
-                self.known.push(digest);
                 self.stream.begin_content(digest);
                 self.add_content(&entry.path, size, &input, output.as_mut())?;
             }
@@ -324,11 +320,9 @@ impl Packer {
             }
         }
         let streamed = self.stream.finish()?;
-        let is_other = |(known, found): (&Option<Digest>, &Digest)| known.is_some_and(|known| known != *found);
-        let changed = self.known.iter().zip(&streamed.contents).position(is_other);
         let (diff_id, size) = (streamed.diff_id, streamed.size);
         let index = self.index.finish(diff_id, size, &streamed.contents);
-        if let Some(changed) = changed {
+        if let Some(changed) = streamed.changed {
             return Err(LayerError::Changed { path: index.path_of_content(changed).map(show).unwrap_or_default() });
         }
         Ok(Packed { diff_id, size, index: Arc::new(index), blob: streamed.blob, members: streamed.members })

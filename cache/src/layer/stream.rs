@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 
 use kiln_oci::{Descriptor, Digest, Hasher};
 
+use super::account::Account;
 use super::compression::{self, Compression};
 use super::member::{self, Earlier, LARGEST, Member};
 use crate::file::At;
@@ -32,77 +33,10 @@ pub(crate) struct Stream {
     size: u64,
     /// Where the content that is being written begins in the block.
     content: Option<usize>,
-    running: Option<Running>,
-    account: Option<Account>,
-}
-
-/// What the blocks of a stream are made of.
-struct Account {
-    earlier: Option<Arc<Earlier>>,
-    /// The block that is being filled.
-    block: Makings,
-    /// Those before.
-    blocks: Vec<Makings>,
     /// The digests of all contents, where they are known before these are read.
     known: Vec<Option<Digest>>,
-    /// How much of the last content is in the blocks before.
-    written: u64,
-}
-
-/// What one block is made of.
-struct Makings {
-    /// What was written, and which parts of which lengths of contents stand between.
-    frame: Hasher,
-    /// The numbers of these contents.
-    contents: Range<usize>,
-}
-
-impl Account {
-    fn new(earlier: Option<Earlier>) -> Self {
-        let earlier = earlier.map(Arc::new);
-        Self { earlier, block: Makings::new(0..0), blocks: Vec::new(), known: Vec::new(), written: 0 }
-    }
-
-    fn begin_content(&mut self, known: Option<Digest>) {
-        self.known.push(known);
-        self.block.contents.end = self.known.len();
-        self.written = 0;
-    }
-
-    /// `length` bytes of the last content are in the block.
-    fn add_part(&mut self, length: usize) {
-        self.block.frame.number(1).number(self.written).number(length as u64);
-        self.written += length as u64;
-    }
-
-    /// Begins the next block, which goes on with the last content or does not. Returns the key of the one before,
-    /// where it is known by now, with where to take the block from.
-    fn close(&mut self, goes_on: bool) -> Option<(Arc<Earlier>, Digest)> {
-        let last = self.known.len();
-        let next = Makings::new(last - usize::from(goes_on)..last);
-        let block = std::mem::replace(&mut self.block, next);
-        let earlier = self.earlier.as_ref().and_then(|earlier| {
-            let key = block.key(|content| self.known[content])?;
-            earlier.has(&key).then(|| (earlier.clone(), key))
-        });
-        self.blocks.push(block);
-        earlier
-    }
-}
-
-impl Makings {
-    fn new(contents: Range<usize>) -> Self {
-        Self { frame: Hasher::domain("kiln.member.v1"), contents }
-    }
-
-    /// Returns the key of the block, given the digests of contents by number.
-    fn key(&self, digest: impl Fn(usize) -> Option<Digest>) -> Option<Digest> {
-        let mut key = self.frame.clone();
-        for content in self.contents.clone() {
-            key.digest(&digest(content)?);
-        }
-        Some(key.finish())
-    }
+    running: Option<Running>,
+    account: Option<Account>,
 }
 
 /// What came out of a tar stream.
@@ -112,6 +46,8 @@ pub(crate) struct Streamed {
     pub(crate) blob: Option<Descriptor>,
     /// The digests of the contents, in order.
     pub(crate) contents: Vec<Digest>,
+    /// The number of the first content that is not what was known of it.
+    pub(crate) changed: Option<usize>,
     /// What the blob is made of, when that is worth remembering.
     pub(crate) members: Vec<Member>,
 }
@@ -190,7 +126,17 @@ impl Stream {
     pub(crate) fn new(store: &Store, compression: Option<Compression>) -> Self {
         let block = Block::next(&Arc::default());
         let store = store.clone();
-        Self { store, compression, block, filled: 0, size: 0, content: None, running: None, account: None }
+        Self {
+            store,
+            compression,
+            block,
+            filled: 0,
+            size: 0,
+            content: None,
+            known: Vec::new(),
+            running: None,
+            account: None,
+        }
     }
 
     /// Keeps account of what the blocks are made of, and takes from an `earlier` blob what it has of them.
@@ -214,8 +160,9 @@ impl Stream {
     /// Says that what is [advanced](Stream::advance) now is the content of an entry, and its digest where that is known.
     pub(crate) fn begin_content(&mut self, known: Option<Digest>) {
         self.content = Some(self.filled);
+        self.known.push(known);
         if let Some(account) = &mut self.account {
-            account.begin_content(known);
+            account.begin_content();
         }
     }
 
@@ -248,7 +195,7 @@ impl Stream {
             let count = bytes.len().min(space.len());
             space[..count].copy_from_slice(&bytes[..count]);
             if let Some(account) = &mut self.account {
-                account.block.frame.number(0).field(&bytes[..count]);
+                account.write(&bytes[..count]);
             }
             bytes = &bytes[count..];
             self.advance(count)?;
@@ -271,7 +218,7 @@ impl Stream {
         self.filled = 0;
         self.content = self.content.map(|_| 0);
         let goes_on = self.content.is_some();
-        let earlier = self.account.as_mut().and_then(|account| account.close(goes_on));
+        let earlier = self.account.as_mut().and_then(|account| account.close(goes_on, &self.known));
         if self.running.is_none() {
             self.running = Some(self.start()?);
         }
@@ -342,14 +289,15 @@ impl Stream {
             self.running.take().expect("looked at above").join()?
         };
         let (diff_id, contents) = (hashes.stream.finish(), hashes.contents);
-        let blocks = self.account.map(|account| account.blocks).unwrap_or_default();
-        let keys = blocks.iter().map(|block| block.key(|content| contents.get(content).copied()));
+        let is_other = |(known, found): (&Option<Digest>, &Digest)| known.is_some_and(|known| known != *found);
+        let changed = self.known.iter().zip(&contents).position(is_other);
+        let keys = self.account.iter().flat_map(|account| account.keys(&contents));
         let written = blob.as_ref().map(|written| &written.members[..]).unwrap_or_default();
         let members = keys.zip(written).map(|(key, member)| Member { key, ..*member }).collect();
         let describe = |(written, compression): (Written, Compression)| {
             Descriptor::new(compression.media_type(), written.digest, written.size)
         };
-        Ok(Streamed { diff_id, size, blob: blob.zip(self.compression).map(describe), contents, members })
+        Ok(Streamed { diff_id, size, blob: blob.zip(self.compression).map(describe), contents, changed, members })
     }
 }
 
