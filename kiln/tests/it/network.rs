@@ -53,7 +53,7 @@ fn commands_share_a_private_network_that_has_names_and_a_gateway() {
         "FROM busybox\n\
          RUN ip -o -4 addr show eth0 | grep -o 'inet [0-9.]*' > /first && ! wget -q -O /dev/null http://{0}/v2/\n\
          RUN ip -o -4 addr show eth0 | grep -o 'inet [0-9.]*' | cmp - /first && ip route | grep -q ^default\n\
-         RUN test \"$(sed -n 's/\\tgate.way$//p' /etc/hosts)\" = \"$(ip route | sed -n 's/default via \\([^ ]*\\) .*/\\1/p')\"\n\
+         RUN test \"$(sed -n 's/\\tgate.way$//p' /etc/hosts | head -1)\" = \"$(ip route | sed -n 's/default via \\([^ ]*\\) .*/\\1/p')\"\n\
          RUN --network=none ! grep gate.way /etc/hosts\n\
          RUN --network=host grep '^127.0.0.1.gate.way$' /etc/hosts && wget -q -O /dev/null http://{0}/v2/\n",
         registry.address()
@@ -108,12 +108,17 @@ fn an_interrupt_or_a_kill_takes_the_wire_down() {
 
 /// In a network namespace of its own, where nobody else builds: what the host is like before, while and after.
 const LIFE: &str = r#"
-look() { echo "$1: forwarding $(cat /proc/sys/net/ipv4/ip_forward) tables $(nft list tables | grep -c kiln)"; }
+look() { echo "$1: forwarding $(cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding | xargs) tables $(nft list tables | grep -c kiln)"; }
 quickly() { for i in $(seq 1000); do "$@" && return; sleep 0.01; done; echo "never: $*"; exit 1; }
 state=/run/kiln/network-$(stat -Lc %i /proc/self/ns/net)
 trap 'rm -rf "$state"' EXIT
 # A new namespace takes the switch from the host, where other builds may be at work.
 echo 0 > /proc/sys/net/ipv4/ip_forward
+echo 0 > /proc/sys/net/ipv6/conf/all/forwarding
+ip link add out type veth peer name away
+ip link set out up
+ip link set away up
+ip addr add 2001:db8::1/64 dev out nodad
 look before
 "$@" --build-arg N=1 2>&1 | grep -o ' inet 10.*/30'
 look after
@@ -131,7 +136,7 @@ ls "$state"
 
 #[test]
 fn forwarding_and_rules_are_put_back_also_after_a_kill() {
-    if has_none() || host().lacks(&[Need::Tool("unshare"), Need::Tool("nft")]) {
+    if has_none() || host().lacks(&["unshare", "nft", "ip"].map(Need::Tool)) {
         return;
     }
     let bed = Bed::new("unshare");
@@ -147,7 +152,66 @@ fn forwarding_and_rules_are_put_back_also_after_a_kill() {
         .success();
     assert_eq!(
         String::from_utf8_lossy(&outcome.stdout),
-        "before: forwarding 0 tables 0\n inet 10.143.0.2/30\nafter: forwarding 0 tables 0\n\
-         during: forwarding 1 tables 1\nkilled: forwarding 1 tables 0\nswept: forwarding 0 tables 0\nlock\n"
+        "before: forwarding 0 0 tables 0\n inet 10.143.0.2/30\nafter: forwarding 0 0 tables 0\n\
+         during: forwarding 1 1 tables 2\nkilled: forwarding 1 1 tables 0\nswept: forwarding 0 0 tables 0\nlock\n"
+    );
+}
+
+/// A host and a machine beside it, which knows the host alone: a build can reach it, and it cannot reach into the build.
+const NEIGHBOUR: &str = r#"
+state=/run/kiln/network-$(stat -Lc %i /proc/self/ns/net)
+trap 'rm -rf "$state"; kill $neighbour' EXIT
+echo 0 > /proc/sys/net/ipv6/conf/all/forwarding
+unshare -n sleep 600 & neighbour=$!
+until [ "$(readlink /proc/$neighbour/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.01; done
+beside() { nsenter -t $neighbour -n "$@"; }
+ip link add out type veth peer name away
+ip link set away netns $neighbour
+ip link set lo up
+ip addr add 203.0.113.1/24 dev out
+ip addr add 2001:db8::1/64 dev out nodad
+ip link set out up
+beside ip addr add 203.0.113.2/24 dev away
+beside ip addr add 2001:db8::2/64 dev away nodad
+beside ip link set away up
+log=$1; shift
+"$@" > "$log" 2>&1 & kiln=$!
+until grep -q ' up$' "$log" || ! kill -0 $kiln; do sleep 0.01; done
+sed -n 's/^#[0-9]* [0-9.]* \(said\|has\) /\1 /p' "$log"
+echo "advertisements: $(cat /proc/sys/net/ipv6/conf/kiln*/accept_ra)"
+# As if it knew the way.
+beside ip route add 10.143.0.2 via 203.0.113.1
+beside ip route add fd6b:696c:6e72::a8f:2 via 2001:db8::1
+for guest in 10.143.0.2 fd6b:696c:6e72::a8f:2; do
+    beside busybox ping -c 1 -W 1 "$guest" > /dev/null && echo "reached $guest"
+done
+kill -INT $kiln
+wait $kiln
+"#;
+
+#[test]
+fn both_kinds_of_addresses_reach_out_and_are_not_reached() {
+    if has_none() || host().lacks(&["unshare", "nsenter", "ip", "busybox"].map(Need::Tool)) {
+        return;
+    }
+    let bed = Bed::new("unshare");
+    bed.write(
+        "context/Dockerfile",
+        "FROM busybox\n\
+         RUN echo has $(ip -o addr show eth0 | grep -c 'scope global'); \\\n\
+          for a in 203.0.113.2 2001:db8::2 $(sed -n 's/\tgate.way$//p' /etc/hosts); do \\\n\
+           ping -c 1 -W 5 $a > /dev/null && echo said $a; done; echo up; sleep 604\n",
+    );
+    let outcome = bed
+        .kiln(["-n", "sh", "-c", NEIGHBOUR, "sh"])
+        .arg(bed.path("log"))
+        .args([env!("CARGO_BIN_EXE_kiln"), "build", "--progress=plain", "--add-host=gate.way:host-gateway"])
+        .args(["--build-context", &busybox()])
+        .arg(bed.path("context"))
+        .run();
+    assert_eq!(
+        String::from_utf8_lossy(&outcome.stdout),
+        "has 2\nsaid 203.0.113.2\nsaid 2001:db8::2\nsaid 10.143.0.1\nsaid fd6b:696c:6e72::a8f:1\nadvertisements: 0\n",
+        "{outcome}"
     );
 }

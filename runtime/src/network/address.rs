@@ -3,6 +3,15 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::link::Route;
+
+/// The two kinds of addresses. The numbers are those of the kernel, for links and for packet rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    Ipv4 = 2,
+    Ipv6 = 10,
+}
+
 /// Four addresses: the network, the host's end, the guest's end, broadcast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subnet(Ipv4Addr);
@@ -33,9 +42,9 @@ impl Subnet {
     ///
     /// # Errors
     /// When there is none.
-    pub fn free(taken: &[Self], routes: &[(Ipv4Addr, u8)]) -> io::Result<Self> {
+    pub fn free(taken: &[Self], routes: &[Route<Ipv4Addr>]) -> io::Result<Self> {
         Self::all()
-            .find(|subnet| !taken.contains(subnet) && !routes.iter().any(|route| subnet.overlaps(*route)))
+            .find(|subnet| !taken.contains(subnet) && !routes.iter().any(|route| subnet.overlaps(route)))
             .ok_or_else(|| io::Error::other("all of the address ranges that kiln takes from are in use"))
     }
 
@@ -60,6 +69,9 @@ impl Subnet {
         Ipv4Addr::from(u32::from(self.0) + 2)
     }
 
+    /// The prefix length of its IPv6 addresses.
+    pub const PREFIX_V6: u8 = 126;
+
     /// Returns the IPv6 address of the host's end.
     pub fn host_v6(self) -> Ipv6Addr {
         embedded(self.host())
@@ -70,35 +82,67 @@ impl Subnet {
         embedded(self.guest())
     }
 
-    /// Says whether it has an address in common with a network.
-    pub fn overlaps(self, (first, prefix): (Ipv4Addr, u8)) -> bool {
-        let prefix = u32::from(prefix.min(Self::PREFIX));
+    /// Says whether it has an address in common with a network that is not everything.
+    fn overlaps(self, route: &Route<Ipv4Addr>) -> bool {
+        let prefix = u32::from(route.prefix.min(Self::PREFIX));
         let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or(0);
-        u32::from(self.0) & mask == u32::from(first) & mask
+        prefix > 0 && u32::from(self.0) & mask == u32::from(route.first) & mask
     }
 }
 
-/// Returns an address of a range of kiln's own (RFC 4193) with another in it.
+/// Says why there can be no IPv6 in a private network, given the host's routes and whether it forwards; none where there can.
+pub fn ipv6_refusal(routes: &[Route<Ipv6Addr>], is_forwarded: bool) -> Option<&'static str> {
+    let is_wide = |route: &Route<Ipv6Addr>| {
+        route.is_way
+            && !route.first.is_unicast_link_local()
+            && !route.first.is_multicast()
+            && !route.first.is_loopback()
+    };
+    let (range, length) = RANGE_V6;
+    // Those of other networks of kiln's are narrow, and their IPv4 addresses keep them apart.
+    let is_ours = |route: &Route<Ipv6Addr>| {
+        let mask = u128::MAX.checked_shl(128 - u32::from(route.prefix.min(length))).unwrap_or(0);
+        let is_narrow = route.prefix >= Subnet::PREFIX_V6;
+        route.prefix > 0 && !is_narrow && u128::from(route.first) & mask == u128::from(range) & mask
+    };
+    if !routes.iter().any(is_wide) {
+        Some("the host has none")
+    } else if !is_forwarded && routes.iter().any(|route| route.is_advertised && route.prefix == 0) {
+        Some("the host would forget the routes that it has from a router's advertisements if it began to forward")
+    } else if routes.iter().any(is_ours) {
+        Some("the host uses the range that kiln takes from")
+    } else {
+        None
+    }
+}
+
+/// The range of kiln's own that IPv6 addresses are of (RFC 4193), and its prefix length.
+pub const RANGE_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd6b, 0x696c, 0x6e72, 0, 0, 0, 0, 0), 48);
+
+/// Returns an address of that range with another in it.
 fn embedded(address: Ipv4Addr) -> Ipv6Addr {
-    let [a, b, c, d] = address.octets();
-    let [high, low] = [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])];
-    Ipv6Addr::new(0xfd6b, 0x696c, 0x6e72, 0, 0, 0, high, low)
+    Ipv6Addr::from(u128::from(RANGE_V6.0) | u128::from(u32::from(address)))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Debug;
+    use std::str::FromStr;
+
     use super::*;
 
-    fn first_free(taken: &[(Ipv4Addr, u8)]) -> Option<String> {
+    fn net<A: FromStr<Err: Debug>>(text: &str) -> Route<A> {
+        let (first, prefix) = text.split_once('/').expect("a prefix");
+        let (first, prefix) = (first.parse().expect("an address"), prefix.parse().expect("a number"));
+        Route { first, prefix, is_way: true, is_advertised: false }
+    }
+
+    fn first_free(taken: &[Route<Ipv4Addr>]) -> Option<String> {
         Subnet::free(&[], taken).ok().map(|subnet| subnet.host().to_string())
     }
 
     #[test]
     fn what_the_host_uses_is_not_taken() {
-        let net = |text: &str| {
-            let (first, prefix) = text.split_once('/').expect("a prefix");
-            (first.parse().expect("an address"), prefix.parse().expect("a number"))
-        };
         for (taken, expected) in [
             (vec![], "10.143.0.1"),
             (vec!["10.143.0.0/30"], "10.143.0.5"),
@@ -109,7 +153,31 @@ mod tests {
             let taken: Vec<_> = taken.into_iter().map(net).collect();
             assert_eq!(first_free(&taken).as_deref(), Some(expected), "{taken:?}");
         }
-        assert_eq!(first_free(&[net("0.0.0.0/0")]), None);
+        assert_eq!(first_free(&[net("0.0.0.0/0")]).as_deref(), Some("10.143.0.1"));
+        assert_eq!(first_free(&["10.0.0.0/8", "172.0.0.0/8", "192.0.0.0/8", "198.0.0.0/8"].map(net)), None);
+    }
+
+    #[test]
+    fn ipv6_is_had_where_the_host_has_it_and_loses_nothing() {
+        let local: Vec<Route<Ipv6Addr>> = ["fe80::/64", "ff00::/8", "::1/128"].map(net).into();
+        let with = |text: &str| [&local[..], &[net(text)]].concat();
+        let unreachable = [Route { is_way: false, ..net("::/0") }];
+        let advertised = [Route { is_advertised: true, ..net("::/0") }];
+        for (routes, is_forwarded, expected) in [
+            (&local[..], false, Some("the host has none")),
+            (&unreachable, false, Some("the host has none")),
+            (&with("::/0"), false, None),
+            (&with("2001:db8::/64"), false, None),
+            (&with("fd6b:696c:6e72::a8f:0/126"), true, None),
+            (&with("fd6b:696c:6e72::/48"), true, Some("the host uses the range")),
+            (&with("fc00::/7"), true, Some("the host uses the range")),
+            (&advertised, true, None),
+            (&advertised, false, Some("the host would forget the routes")),
+        ] {
+            let found = ipv6_refusal(routes, is_forwarded);
+            let is_expected = found.zip(expected).map_or(found == expected, |(found, start)| found.starts_with(start));
+            assert!(is_expected, "{routes:?} {is_forwarded}: {found:?}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //!   lock                            held while anything here changes
 //!   10.143.0.0                      a subnet in use; the user holds a lock on it
 //!   forwarding                      what `net.ipv4.ip_forward` was before us; there only if we changed it
+//!   forwarding-ipv6                 the same of `net.ipv6.conf.all.forwarding`
 //! ```
 //!
 //! Who dies loses the lock: the next one removes the file, and puts forwarding back when nobody is left.
@@ -17,13 +18,35 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::address::Subnet;
+use super::address::{Family, Subnet};
+use super::link::Route;
 
 const STATE: &str = "/run/kiln";
-const SWITCH: &str = "/proc/sys/net/ipv4/ip_forward";
-const FORWARDING: &str = "forwarding";
 
-/// A subnet that is ours until dropped, on a host that forwards.
+impl Family {
+    /// What lets the host forward its packets.
+    fn switch(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "/proc/sys/net/ipv4/ip_forward",
+            Self::Ipv6 => "/proc/sys/net/ipv6/conf/all/forwarding",
+        }
+    }
+
+    /// The file with what that was before us.
+    fn saved(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "forwarding",
+            Self::Ipv6 => "forwarding-ipv6",
+        }
+    }
+
+    /// Says whether the host forwards its packets; an error where there are none of this kind.
+    pub fn is_forwarded(self) -> io::Result<bool> {
+        Ok(fs::read_to_string(self.switch())?.trim() != "0")
+    }
+}
+
+/// A subnet that is ours until dropped.
 pub struct Lease {
     directory: PathBuf,
     path: PathBuf,
@@ -31,13 +54,11 @@ pub struct Lease {
     _file: File,
     /// The subnet.
     pub subnet: Subnet,
-    /// Whether the host forwards only because of us.
-    pub guards_host: bool,
 }
 
 impl Lease {
-    /// Takes a subnet that overlaps with none of `routes`, and switches forwarding on.
-    pub fn take(routes: &[(Ipv4Addr, u8)]) -> io::Result<Self> {
+    /// Takes a subnet that overlaps with none of `routes`.
+    pub fn take(routes: &[Route<Ipv4Addr>]) -> io::Result<Self> {
         let directory = directory()?;
         DirBuilder::new().mode(0o700).recursive(true).create(&directory)?;
         let _guard = lock(&directory)?;
@@ -49,21 +70,19 @@ impl Lease {
         let path = directory.join(subnet.first().to_string());
         let file = File::create(&path)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-        let mut lease = Self { directory, path, _file: file, subnet, guards_host: false };
-        lease.forward()?;
-        Ok(lease)
+        Ok(Self { directory, path, _file: file, subnet })
     }
 
-    fn forward(&mut self) -> io::Result<()> {
-        let saved = self.directory.join(FORWARDING);
-        let value = fs::read_to_string(SWITCH)?;
-        if value.trim() == "0" {
+    /// Has the host forward packets while anybody has a lease. Returns whether it does so only because of us.
+    pub fn forward(&self, family: Family) -> io::Result<bool> {
+        let _guard = lock(&self.directory)?;
+        let saved = self.directory.join(family.saved());
+        if !family.is_forwarded()? {
             // First what it was: who dies in between has changed nothing.
-            fs::write(&saved, value)?;
-            fs::write(SWITCH, "1")?;
+            fs::write(&saved, "0\n")?;
+            fs::write(family.switch(), "1")?;
         }
-        self.guards_host = saved.exists();
-        Ok(())
+        Ok(saved.exists())
     }
 }
 
@@ -82,7 +101,7 @@ impl Drop for Lease {
 /// Puts forwarding back where a killed process left it on.
 pub fn sweep() -> io::Result<()> {
     let directory = directory()?;
-    if !directory.join(FORWARDING).exists() {
+    if ![Family::Ipv4, Family::Ipv6].iter().any(|family| directory.join(family.saved()).exists()) {
         return Ok(());
     }
     let _guard = lock(&directory)?;
@@ -115,13 +134,16 @@ fn live(directory: &Path) -> io::Result<Vec<Subnet>> {
 }
 
 fn restore(directory: &Path) -> io::Result<()> {
-    let saved = directory.join(FORWARDING);
-    match fs::read(&saved) {
-        Ok(value) => {
-            fs::write(SWITCH, value)?;
-            fs::remove_file(saved)
+    for family in [Family::Ipv4, Family::Ipv6] {
+        let saved = directory.join(family.saved());
+        match fs::read(&saved) {
+            Ok(value) => {
+                fs::write(family.switch(), value)?;
+                fs::remove_file(saved)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
     }
+    Ok(())
 }

@@ -1,11 +1,12 @@
 //! Links, addresses and routes: the wire between the host and a private network.
 
+use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::GUEST;
-use super::address::Subnet;
+use super::address::{Family, Subnet};
 use super::netlink::{CREATE, EXCLUSIVE, Message, Socket, attributes};
 
 const NEW_LINK: u16 = 16;
@@ -28,8 +29,8 @@ const ROUTE_DESTINATION: u16 = 1;
 const ROUTE_OUT: u16 = 4;
 const ROUTE_GATEWAY: u16 = 5;
 
-const INET: u8 = 2;
 const UP: u32 = 1;
+const UNICAST: u8 = 1;
 
 /// The fixed part of messages about links: family, type, index, flags, and which flags are meant.
 fn link(index: u32, flags: u32) -> [u8; 16] {
@@ -63,42 +64,105 @@ fn index_of(socket: &Socket, name: &str) -> io::Result<u32> {
     index.map(u32::from_ne_bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Gives a link an address in the subnet.
-pub fn add_address(socket: &Socket, index: u32, address: Ipv4Addr) -> io::Result<()> {
-    let mut fixed = [INET, Subnet::PREFIX, 0, 0, 0, 0, 0, 0];
+/// Brings a link up.
+fn up(index: u32) -> Message {
+    Message::new(NEW_LINK, 0, &link(index, UP))
+}
+
+/// Gives a link an address, that of one end of a subnet.
+fn address(index: u32, address: IpAddr) -> Message {
+    // Nobody else can have it, so the kernel need not ask around for a second.
+    const NO_DETECTION: u8 = 2;
+    let (family, prefix, flags) = match address {
+        IpAddr::V4(_) => (Family::Ipv4, Subnet::PREFIX, 0),
+        IpAddr::V6(_) => (Family::Ipv6, Subnet::PREFIX_V6, NO_DETECTION),
+    };
+    let mut fixed = [family as u8, prefix, flags, 0, 0, 0, 0, 0];
     fixed[4..8].copy_from_slice(&index.to_ne_bytes());
     let mut message = Message::new(NEW_ADDRESS, CREATE | EXCLUSIVE, &fixed);
-    message.attribute(ADDRESS_LOCAL, &address.octets()).attribute(ADDRESS, &address.octets());
-    socket.request([message])
+    message.attribute(ADDRESS_LOCAL, &octets(address)).attribute(ADDRESS, &octets(address));
+    message
 }
 
-/// Sets up the guest's end, from inside: its address, and the way out.
-pub fn set_up_guest(socket: &Socket, subnet: Subnet) -> io::Result<()> {
-    let index = index_of(socket, GUEST)?;
-    socket.request([Message::new(NEW_LINK, 0, &link(index, UP))])?;
-    add_address(socket, index, subnet.guest())?;
+/// The way to everywhere through a gateway.
+fn default_route(index: u32, gateway: IpAddr) -> Message {
     const MAIN: u8 = 254;
     const BY_BOOT: u8 = 3;
-    const UNICAST: u8 = 1;
-    let mut message =
-        Message::new(NEW_ROUTE, CREATE | EXCLUSIVE, &[INET, 0, 0, 0, MAIN, BY_BOOT, 0, UNICAST, 0, 0, 0, 0]);
-    message.attribute(ROUTE_GATEWAY, &subnet.host().octets()).attribute(ROUTE_OUT, &index.to_ne_bytes());
-    socket.request([message])
+    let family = if gateway.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
+    let fixed = [family as u8, 0, 0, 0, MAIN, BY_BOOT, 0, UNICAST, 0, 0, 0, 0];
+    let mut message = Message::new(NEW_ROUTE, CREATE | EXCLUSIVE, &fixed);
+    message.attribute(ROUTE_GATEWAY, &octets(gateway)).attribute(ROUTE_OUT, &index.to_ne_bytes());
+    message
 }
 
-/// Returns all networks that this namespace has a route to, except that to everywhere: first address and prefix length.
-pub fn routes(socket: &Socket) -> io::Result<Vec<(Ipv4Addr, u8)>> {
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// Sets up the host's end: its addresses. What the other end says about routes is not believed (CVE-2020-13401).
+pub fn set_up_host(socket: &Socket, name: &str, index: u32, subnet: Subnet) -> io::Result<()> {
+    match fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_ra"), "0") {
+        // A kernel without IPv6.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    socket.request([address(index, subnet.host().into())])
+}
+
+/// Sets up the guest's end, from inside: its address, and the way out. Returns its number.
+pub fn set_up_guest(socket: &Socket, subnet: Subnet) -> io::Result<u32> {
+    let index = index_of(socket, GUEST)?;
+    let address = address(index, subnet.guest().into());
+    socket.request([up(index), address, default_route(index, subnet.host().into())])?;
+    Ok(index)
+}
+
+/// Gives both ends, whose sockets and numbers these are, IPv6 as well.
+pub fn add_ipv6(host: (&Socket, u32), guest: (&Socket, u32), subnet: Subnet) -> io::Result<()> {
+    host.0.request([address(host.1, subnet.host_v6().into())])?;
+    let route = default_route(guest.1, subnet.host_v6().into());
+    guest.0.request([address(guest.1, subnet.guest_v6().into()), route])
+}
+
+/// A network that there is a way to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route<A> {
+    /// Its first address.
+    pub first: A,
+    /// Its prefix length; 0 where it is everything.
+    pub prefix: u8,
+    /// Whether it leads somewhere: it is neither an address of the host's nor a refusal.
+    pub is_way: bool,
+    /// Whether a router told of it, which the kernel forgets when it begins to forward.
+    pub is_advertised: bool,
+}
+
+/// Returns the IPv4 routes of this namespace.
+pub fn routes(socket: &Socket) -> io::Result<Vec<Route<Ipv4Addr>>> {
+    routes_of(socket, Family::Ipv4, |bytes: [u8; 4]| bytes.into())
+}
+
+/// Returns the IPv6 routes of this namespace.
+pub fn routes_v6(socket: &Socket) -> io::Result<Vec<Route<Ipv6Addr>>> {
+    routes_of(socket, Family::Ipv6, |bytes: [u8; 16]| bytes.into())
+}
+
+fn routes_of<A, const N: usize>(socket: &Socket, family: Family, read: fn([u8; N]) -> A) -> io::Result<Vec<Route<A>>> {
     const FIXED: usize = 12;
+    const BY_ADVERTISEMENT: u8 = 9;
     let mut request = [0; FIXED];
-    request[0] = INET;
+    request[0] = family as u8;
     let found = socket.dump(GET_ROUTE, &request)?;
-    Ok(found
-        .iter()
-        .filter_map(|route| {
-            let prefix = *route.get(1)?;
-            let (_, address) = attributes(route.get(FIXED..)?).find(|(kind, _)| *kind == ROUTE_DESTINATION)?;
-            Some((Ipv4Addr::from(<[u8; 4]>::try_from(address).ok()?), prefix))
-        })
-        .filter(|(_, prefix)| *prefix > 0)
-        .collect())
+    let route = |bytes: &Vec<u8>| {
+        let [_, prefix, _, _, _, protocol, _, kind] = *bytes.first_chunk()?;
+        let first = match attributes(bytes.get(FIXED..)?).find(|(kind, _)| *kind == ROUTE_DESTINATION) {
+            Some((_, address)) => address.try_into().ok()?,
+            None => [0; N],
+        };
+        Some(Route { first: read(first), prefix, is_way: kind == UNICAST, is_advertised: protocol == BY_ADVERTISEMENT })
+    };
+    Ok(found.iter().filter_map(route).collect())
 }

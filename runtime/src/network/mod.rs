@@ -4,11 +4,12 @@
 //! private namespace                        host
 //!   lo     127.0.0.1, ::1
 //!   eth0   10.143.0.2/30  ── a wire ──  kiln<process>n<number>  10.143.0.1/30 ── forwarding, masquerade ──▶ outside
+//!          fd6b:…:a8f:2/126                                     fd6b:…:a8f:1/126
 //! ```
 //!
 //! One network serves all commands of a build. Commands can reach what the host can, and the host itself under the address
-//! of its end of the wire, but not what listens on its loopback device; nobody outside can begin a connection to them. There
-//! is no IPv6 beyond the loopback device.
+//! of its end of the wire, but not what listens on its loopback device; nobody outside can begin a connection to them. IPv6
+//! there is where the host has it, and would lose nothing by forwarding it.
 //!
 //! The kernel takes it down with the builder, however that ends: the wire goes with the namespace, the rules with the socket
 //! that made them. What it cannot know, forwarding and subnets, is in `lease`. Where the builder may not do that, a program
@@ -18,6 +19,7 @@ mod address;
 mod dns;
 mod go_between;
 mod lease;
+mod legacy;
 mod link;
 mod nat;
 mod netlink;

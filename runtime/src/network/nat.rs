@@ -1,7 +1,8 @@
 //! Packet rules of one private network, in a table of its own.
 //!
 //! ```text
-//! table ip kiln<process>n<number>                         owned by our socket: gone when it closes, however that happens
+//! table ip kiln<process>n<number>                         owned by our socket: gone when it closes, however that happens;
+//! table ip6 kiln<process>n<number>                        the same where there is IPv6
 //!   chain postrouting   from the guest, not to it: masquerade
 //!   chain forward       from the guest with another's address: drop
 //!                       to the guest: only what belongs to a connection that it began
@@ -10,7 +11,7 @@
 
 use std::io;
 
-use super::address::Subnet;
+use super::address::{Family, Subnet};
 use super::netlink::{APPEND, CREATE, EXCLUSIVE, Message, Socket, attributes};
 
 const SUBSYSTEM: u16 = 10 << 8;
@@ -48,10 +49,9 @@ const POSTROUTING: u32 = 4;
 const DROP: u32 = 0;
 const ACCEPT: u32 = 1;
 
-/// The `ip` family.
-const IPV4: u8 = 2;
-/// Families whose chains see our packets: `inet` and `ip`.
-const FAMILIES: [u8; 2] = [1, IPV4];
+/// All families, and the one whose chains see the packets of both.
+const ALL: u8 = 0;
+const INET: u8 = 1;
 
 /// How the names of our tables and links begin.
 pub const PREFIX: &str = "kiln";
@@ -64,28 +64,27 @@ pub struct Wire<'a> {
     pub link: u32,
     /// Its addresses.
     pub subnet: Subnet,
-    /// Whether the host forwards packets only because of us, so that nothing else may be forwarded.
-    pub guards_host: bool,
+    /// The kinds of packets that get out, and whether the host forwards them only because of us, so that nothing else may be.
+    pub families: &'a [(Family, bool)],
 }
 
 /// The table of one network, there until dropped.
 pub struct Rules {
     socket: Socket,
-    /// The name of a table that does not go with the socket.
-    unowned: Option<String>,
+    /// Tables that do not go with the socket.
+    unowned: Vec<(Family, String)>,
 }
 
 impl Rules {
     /// Makes the table.
-    pub fn install(wire: &Wire) -> io::Result<Self> {
-        let socket = Socket::netfilter()?;
+    pub fn install(socket: Socket, wire: &Wire) -> io::Result<Self> {
         let unowned = match socket.request(batch(wire, OWNED)) {
             // Kernels before 5.12 have no owners: the table is removed at the end, or swept.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => {
                 socket.request(batch(wire, 0))?;
-                Some(wire.table.to_owned())
+                wire.families.iter().map(|(family, _)| (*family, wire.table.to_owned())).collect()
             }
-            result => result.map(|()| None)?,
+            result => result.map(|()| Vec::new())?,
         };
         Ok(Self { socket, unowned })
     }
@@ -93,42 +92,51 @@ impl Rules {
 
 impl Drop for Rules {
     fn drop(&mut self) {
-        if let Some(table) = &self.unowned {
+        for (family, table) in &self.unowned {
             // The next network sweeps what stays.
-            let _ = remove(&self.socket, table);
+            let _ = remove(&self.socket, *family as u8, table);
         }
     }
 }
 
 /// Removes a table that has no owner any more.
-pub fn remove(socket: &Socket, table: &str) -> io::Result<()> {
-    let mut message = Message::new(DELETE_TABLE, 0, &family(IPV4));
+pub fn remove(socket: &Socket, family: u8, table: &str) -> io::Result<()> {
+    let mut message = Message::new(DELETE_TABLE, 0, &fixed(family));
     message.text(TABLE_NAME, table);
     socket.request(enclosed(vec![message]))
 }
 
-/// Returns the names of all tables that are called like ours.
-pub fn tables(socket: &Socket) -> io::Result<Vec<String>> {
-    let found = socket.dump(GET_TABLE, &family(IPV4))?;
-    let names = found.iter().filter_map(|table| text(table.get(4..)?, TABLE_NAME));
-    Ok(names.filter(|name| name.starts_with(PREFIX)).collect())
+/// Returns family and name of all tables that are called like ours.
+pub fn tables(socket: &Socket) -> io::Result<Vec<(u8, String)>> {
+    let found = socket.dump(GET_TABLE, &fixed(ALL))?;
+    let names = found.iter().filter_map(|table| Some((*table.first()?, text(table.get(4..)?, TABLE_NAME)?)));
+    Ok(names.filter(|(_, name)| name.starts_with(PREFIX)).collect())
 }
 
-/// Returns the name of a chain of somebody else's that drops what is forwarded, unless told otherwise.
-pub fn forbidding_chain(socket: &Socket) -> io::Result<Option<String>> {
-    for number in FAMILIES {
-        for chain in socket.dump(GET_CHAIN, &family(number))? {
-            let Some(body) = chain.get(4..) else { continue };
-            let value = |kind: u16| attributes(body).find(|(found, _)| *found == kind).map(|(_, value)| value);
-            let hook = value(CHAIN_HOOK).and_then(|hook| attributes(hook).find(|(kind, _)| *kind == HOOK_NUMBER));
-            let is_forward = hook.is_some_and(|(_, number)| number == FORWARD.to_be_bytes());
-            if is_forward && value(CHAIN_POLICY).is_some_and(|policy| policy == DROP.to_be_bytes()) {
-                let (table, name) = (text(body, CHAIN_TABLE), text(body, CHAIN_NAME));
-                return Ok(Some(format!("{} {}", table.unwrap_or_default(), name.unwrap_or_default())));
-            }
-        }
+/// The chains that see what is forwarded and drop it, unless told otherwise: family, and name with its table's.
+pub struct Forbidding(Vec<(u8, String)>);
+
+impl Forbidding {
+    /// Finds those of others than kiln.
+    pub fn find(socket: &Socket) -> io::Result<Self> {
+        let found = socket.dump(GET_CHAIN, &fixed(ALL))?;
+        Ok(Self(found.iter().filter_map(|chain| forbidding(chain)).collect()))
     }
-    Ok(None)
+
+    /// Returns the name of one that sees packets of this kind.
+    pub fn of(&self, family: Family) -> Option<&str> {
+        let sees = |number: u8| number == INET || number == family as u8;
+        self.0.iter().find(|(number, _)| sees(*number)).map(|(_, name)| name.as_str())
+    }
+}
+
+fn forbidding(chain: &[u8]) -> Option<(u8, String)> {
+    let (family, body) = (*chain.first()?, chain.get(4..)?);
+    let value = |kind: u16| attributes(body).find(|(found, _)| *found == kind).map(|(_, value)| value);
+    let (_, hook) = attributes(value(CHAIN_HOOK)?).find(|(kind, _)| *kind == HOOK_NUMBER)?;
+    let drops = value(CHAIN_POLICY)? == DROP.to_be_bytes();
+    let (table, name) = (text(body, CHAIN_TABLE)?, text(body, CHAIN_NAME)?);
+    (hook == FORWARD.to_be_bytes() && drops).then(|| (family, format!("{table} {name}")))
 }
 
 fn text(body: &[u8], kind: u16) -> Option<String> {
@@ -137,8 +145,8 @@ fn text(body: &[u8], kind: u16) -> Option<String> {
 }
 
 /// The fixed part of messages: family, version, and the number of the subsystem in batches.
-fn family(number: u8) -> [u8; 4] {
-    [number, 0, 0, 0]
+fn fixed(family: u8) -> [u8; 4] {
+    [family, 0, 0, 0]
 }
 
 /// Puts messages into a batch, which the kernel takes whole or not at all.
@@ -151,45 +159,52 @@ fn enclosed(messages: Vec<Message>) -> Vec<Message> {
 }
 
 fn batch(wire: &Wire, flags: u32) -> Vec<Message> {
-    let mut table = Message::new(NEW_TABLE, CREATE | EXCLUSIVE, &family(IPV4));
+    enclosed(wire.families.iter().flat_map(|(family, guards_host)| table(wire, *family, *guards_host, flags)).collect())
+}
+
+/// The messages that make the table of one family.
+fn table(wire: &Wire, family: Family, guards_host: bool, flags: u32) -> Vec<Message> {
+    let mut table = Message::new(NEW_TABLE, CREATE | EXCLUSIVE, &fixed(family as u8));
     table.text(TABLE_NAME, wire.table).attribute(TABLE_FLAGS, &flags.to_be_bytes());
     const SOURCE_NAT: i32 = 100;
     const FILTER: i32 = 0;
+    let chain = |name, kind, hook, priority| chain(wire, family, name, kind, hook, priority);
+    let rule = |chain: &str, fill: &dyn Fn(&mut Rule<'_>)| rule(wire, family, chain, fill);
     let mut messages = vec![
         table,
-        chain(wire, "postrouting", "nat", POSTROUTING, SOURCE_NAT),
-        chain(wire, "forward", "filter", FORWARD, FILTER),
-        rule(wire, "postrouting", |rule| {
-            rule.source_is(wire.subnet, true).link(Link::Out, wire.link, false).expression("masq", |_| {});
+        chain("postrouting", "nat", POSTROUTING, SOURCE_NAT),
+        chain("forward", "filter", FORWARD, FILTER),
+        rule("postrouting", &|rule| {
+            rule.source_is(family, wire.subnet, true).link(Link::Out, wire.link, false).expression("masq", |_| {});
         }),
-        rule(wire, "forward", |rule| {
-            rule.link(Link::In, wire.link, true).source_is(wire.subnet, false).verdict(DROP);
+        rule("forward", &|rule| {
+            rule.link(Link::In, wire.link, true).source_is(family, wire.subnet, false).verdict(DROP);
         }),
-        rule(wire, "forward", |rule| {
+        rule("forward", &|rule| {
             rule.link(Link::Out, wire.link, true).belongs_to_connection().verdict(ACCEPT);
         }),
-        rule(wire, "forward", |rule| {
+        rule("forward", &|rule| {
             rule.link(Link::Out, wire.link, true).verdict(DROP);
         }),
     ];
-    if wire.guards_host {
-        messages.push(rule(wire, "forward", |rule| {
+    if guards_host {
+        messages.push(rule("forward", &|rule| {
             rule.is_not_ours(Link::In).is_not_ours(Link::Out).verdict(DROP);
         }));
     }
-    enclosed(messages)
+    messages
 }
 
-fn chain(wire: &Wire, name: &str, kind: &str, hook: u32, priority: i32) -> Message {
-    let mut chain = Message::new(NEW_CHAIN, CREATE | EXCLUSIVE, &family(IPV4));
+fn chain(wire: &Wire, family: Family, name: &str, kind: &str, hook: u32, priority: i32) -> Message {
+    let mut chain = Message::new(NEW_CHAIN, CREATE | EXCLUSIVE, &fixed(family as u8));
     chain.text(CHAIN_TABLE, wire.table).text(CHAIN_NAME, name).text(CHAIN_TYPE, kind).nest(CHAIN_HOOK, |fields| {
         fields.attribute(HOOK_NUMBER, &hook.to_be_bytes()).attribute(HOOK_PRIORITY, &priority.to_be_bytes());
     });
     chain
 }
 
-fn rule(wire: &Wire, chain: &str, fill: impl FnOnce(&mut Rule<'_>)) -> Message {
-    let mut message = Message::new(NEW_RULE, CREATE | APPEND, &family(IPV4));
+fn rule(wire: &Wire, family: Family, chain: &str, fill: &dyn Fn(&mut Rule<'_>)) -> Message {
+    let mut message = Message::new(NEW_RULE, CREATE | APPEND, &fixed(family as u8));
     message.text(RULE_TABLE, wire.table).text(RULE_CHAIN, chain);
     message.nest(RULE_EXPRESSIONS, |list| fill(&mut Rule(list)));
     message
@@ -234,15 +249,18 @@ impl Rule<'_> {
     }
 
     /// The packet's source is, or is not, the guest.
-    fn source_is(&mut self, subnet: Subnet, equal: bool) -> &mut Self {
+    fn source_is(&mut self, family: Family, subnet: Subnet, equal: bool) -> &mut Self {
         const NETWORK_HEADER: u32 = 1;
-        const SOURCE: u32 = 12;
-        const LENGTH: u32 = 4;
+        let (place, guest) = match family {
+            Family::Ipv4 => (12, subnet.guest().octets().to_vec()),
+            Family::Ipv6 => (8, subnet.guest_v6().octets().to_vec()),
+        };
         self.expression("payload", |data| {
-            let fields = [NETWORK_HEADER, SOURCE, LENGTH].map(u32::to_be_bytes);
+            // An address has a few bytes.
+            let fields = [NETWORK_HEADER, place, guest.len() as u32].map(u32::to_be_bytes);
             data.attribute(1, &REGISTER).attribute(2, &fields[0]).attribute(3, &fields[1]).attribute(4, &fields[2]);
         });
-        self.compare(equal, &subnet.guest().octets())
+        self.compare(equal, &guest)
     }
 
     fn link(&mut self, link: Link, index: u32, equal: bool) -> &mut Self {
