@@ -48,7 +48,8 @@ pub fn warnings(op: &FileOp, input: usize, context: &LocalContext) -> Vec<Diagno
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        let message = format!("{}{more} will be in the layer, and look like secrets", shown.join(", "));
+        let look = if secrets.len() == 1 { "looks like a secret" } else { "look like secrets" };
+        let message = format!("{}{more} will be in the layer, and {look}", shown.join(", "));
         found.push(Diagnostic::warning(Phase::Lower, "copied-secrets", message).hint(
             "leave them out with .dockerignore; commands that need them can have them with `RUN --mount=type=secret`",
         ));

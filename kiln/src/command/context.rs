@@ -1,15 +1,18 @@
 //! `kiln context`: what a build would see of a directory, and why.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
 use clap::{Args, Subcommand};
 use kiln_builder::seam::{ContextRoot, Contexts as _};
 use kiln_builder::{BuildError, SeenFile, survey};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use serde_json::json;
 
 use crate::input::build_file;
 use crate::input::context::{LocalContexts, Main};
+use crate::input::origin;
 use crate::message::Failure;
 use crate::progress::text::one_line;
 use crate::table;
@@ -95,7 +98,11 @@ impl Place {
             .map_err(|error| BuildError::environment(format!("cannot tell the current directory: {error}")))?;
         let directory = current.join(context);
         if !directory.is_dir() {
-            return Err(BuildError::input(format!("`{context}` is not a directory")));
+            let error = BuildError::input(format!("`{context}` is not a directory"));
+            return Err(match origin::locate(context, &current) {
+                Ok(_) => error.hint("only directories of this machine can be looked at"),
+                Err(_) => error,
+            });
         }
         // It need not be there: only its name counts.
         let build_file = match &self.file {
@@ -106,6 +113,7 @@ impl Place {
         if let Some(name) = &self.ignore_file {
             contexts = contexts.with_ignore_file(&current.join(name), name)?;
         }
+        contexts.ignored()?;
         contexts.open("context").map_err(|error| BuildError::input(format!("cannot open the build context: {error}")))
     }
 }
@@ -168,7 +176,10 @@ struct Decision<'a> {
 }
 
 fn why(context: &ContextRoot, path: &str, form: Form) -> String {
-    let clean = clean(path);
+    // An absolute path is one of the machine when it leads into the context, and else starts there, as in a COPY.
+    let inside = Path::new(path).strip_prefix(&context.path).ok().and_then(Path::to_str);
+    let asked = clean(inside.unwrap_or(path));
+    let clean = real(context, &asked);
     let is_there = context.path.join(&clean).symlink_metadata().is_ok();
     let decision = decide(context, &clean);
     let Decision { line, matched, is_ignored } = &decision;
@@ -182,7 +193,12 @@ fn why(context: &ContextRoot, path: &str, form: Form) -> String {
         }
         return format!("{object}\n");
     }
-    let verdict = if *is_ignored { "is left out" } else { "is in the context" };
+    let verdict = match (*is_ignored, is_there) {
+        (true, true) => "is left out",
+        (true, false) => "would be left out",
+        (false, true) => "is in the context",
+        (false, false) => "would be in the context",
+    };
     let reason = match line {
         None => match &context.ignore {
             Some((name, _)) => format!("nothing in {name} is about it"),
@@ -192,7 +208,20 @@ fn why(context: &ContextRoot, path: &str, form: Form) -> String {
         Some((file, number, pattern)) => format!("{file}:{number} `{pattern}` is about `{matched}`, which it is in"),
     };
     let absent = if is_there { "" } else { " (there is no such file)" };
-    format!("`{}` {verdict}: {}{absent}\n", one_line(&clean), one_line(&reason))
+    let name = |path: &str| if path.is_empty() { "`.`".to_owned() } else { format!("`{}`", one_line(path)) };
+    let subject = if asked == clean { name(&clean) } else { format!("{} is {}, which", name(&asked), name(&clean)) };
+    format!("{subject} {verdict}: {}{absent}\n", one_line(&reason))
+}
+
+/// Follows the symlinks on the way to a path, which stay in the context as they do for a COPY. A last one is the file itself.
+fn real(context: &ContextRoot, path: &str) -> String {
+    let Some((parents, name)) = path.rsplit_once('/') else { return path.to_owned() };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let found = openat2(&context.directory, parents, flags, Mode::empty(), resolve).ok();
+    let place = found.and_then(|found| std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).ok());
+    let below = place.and_then(|place| Some(place.strip_prefix(&context.path).ok()?.join(name).to_str()?.to_owned()));
+    below.unwrap_or_else(|| path.to_owned())
 }
 
 fn decide<'a>(context: &'a ContextRoot, path: &'a str) -> Decision<'a> {
@@ -286,10 +315,18 @@ mod tests {
     fn every_verdict_has_its_line() {
         let (_directory, root) = context("# noise\n*.log\n!keep.log\nbuild\n");
         let say = |path: &str| why(&root, path, Form::Table);
-        assert_snapshot!(say("a.log"), @"`a.log` is left out: .dockerignore:2 `*.log` (there is no such file)");
+        assert_snapshot!(say("a.log"), @"`a.log` would be left out: .dockerignore:2 `*.log` (there is no such file)");
         assert_snapshot!(say("./keep.log"), @"`keep.log` is in the context: .dockerignore:3 `!keep.log`");
-        assert_snapshot!(say("build/x/y"), @"`build/x/y` is left out: .dockerignore:4 `build` is about `build`, which it is in (there is no such file)");
-        assert_snapshot!(say("/src/../Dockerfile"), @"`Dockerfile` is in the context: nothing in .dockerignore is about it (there is no such file)");
+        assert_snapshot!(say("build/x/y"), @"`build/x/y` would be left out: .dockerignore:4 `build` is about `build`, which it is in (there is no such file)");
+        assert_snapshot!(say("/src/../Dockerfile"), @"`Dockerfile` would be in the context: nothing in .dockerignore is about it (there is no such file)");
+        assert_snapshot!(say("."), @"`.` is in the context: nothing in .dockerignore is about it");
+        std::fs::create_dir(root.path.join("build")).unwrap();
+        std::fs::write(root.path.join("build/out"), "").unwrap();
+        std::os::unix::fs::symlink("/build", root.path.join("made")).unwrap();
+        assert_snapshot!(say("made/out"), @"`made/out` is `build/out`, which is left out: .dockerignore:4 `build` is about `build`, which it is in");
+        assert_snapshot!(say("made"), @"`made` is in the context: nothing in .dockerignore is about it");
+        let absolute = root.path.join("keep.log");
+        assert_eq!(say(absolute.to_str().unwrap()), say("keep.log"));
         assert_snapshot!(why(&root, "build/x", Form::Json), @r#"{"exists":false,"ignoreFile":".dockerignore","ignored":true,"line":4,"matches":"build","path":"build/x","pattern":"build"}"#);
     }
 }

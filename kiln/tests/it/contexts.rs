@@ -216,6 +216,8 @@ fn copied_secrets_are_told_of() {
     // Also when nothing is done.
     let again = build(&bed, "context").run().success().says(&told[..3]);
     assert_eq!(again.ran(), Vec::<String>::new());
+    bed.write("context/.dockerignore", "**/*.key\n**/.aws\nid_rsa\n");
+    build(&bed, "context").run().success().says(&["`.env` will be in the layer, and looks like a secret"]);
     bed.write("context/.dockerignore", ".env\n**/*.key\n**/.aws\nid_rsa\n");
     let clean = build(&bed, "context").run().success();
     assert!(!clean.text().contains("secrets"), "{clean}");
@@ -241,6 +243,9 @@ fn the_context_can_be_looked_at() {
     );
     assert!(context(&["du", "-f", "other"]).contains("src"));
     bed.kiln(["context", "ls", "nowhere"]).run().failure().says(&["nowhere"]);
+    bed.kiln(["context", "ls", "https://example.com/r.git"]).run().failure().says(&["hint: only directories"]);
+    bed.write("context/.dockerignore", "!\n");
+    bed.kiln(["context", "ls", "context", "-f", "other"]).run().failure().says(&["line 1", "hint: a path goes behind"]);
 }
 
 #[test]
