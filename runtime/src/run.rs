@@ -271,16 +271,19 @@ struct Helper {
     child: Child,
     socket: UnixStream,
     terminal: Option<Terminal>,
+    /// By which the terminal comes.
+    door: Option<OwnedFd>,
     is_finished: bool,
 }
 
 impl Helper {
-    fn spawn(program: &Program, mut terminal: Option<Terminal>) -> Result<Self, RunError> {
-        let (stdout, stderr) = match &mut terminal {
-            None => (Stdio::piped(), Stdio::piped()),
-            Some(terminal) => {
-                let side = terminal.hand_out().map_err(RunError::Spawn)?;
-                (side.try_clone().map_err(RunError::Spawn)?.into(), side.into())
+    fn spawn(program: &Program, terminal: Option<Terminal>) -> Result<Self, RunError> {
+        let (stdout, stderr, door) = match &terminal {
+            None => (Stdio::piped(), Stdio::piped(), None),
+            Some(_) => {
+                let (ours, theirs) = UnixStream::pair().map_err(RunError::Spawn)?;
+                let theirs = OwnedFd::from(theirs);
+                (theirs.try_clone().map_err(RunError::Spawn)?.into(), theirs.into(), Some(OwnedFd::from(ours)))
             }
         };
         let (ours, theirs) = UnixStream::pair().map_err(RunError::Spawn)?;
@@ -295,16 +298,13 @@ impl Helper {
             .stderr(stderr)
             .spawn()
             .map_err(RunError::Spawn)?;
-        Ok(Self { child, socket: ours, terminal, is_finished: false })
+        Ok(Self { child, socket: ours, terminal, door, is_finished: false })
     }
 
     fn watch(&mut self, ended: &mut Ended, listener: &mut dyn FnMut(Event<'_>), limits: &Limits<'_>) -> io::Result<()> {
         let cancel = limits.cancel;
         let end = limits.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut stdout = match &self.terminal {
-            Some(terminal) => Some(terminal.output()?),
-            None => self.child.stdout.take().map(OwnedFd::from),
-        };
+        let mut stdout = self.door.take().or_else(|| self.child.stdout.take().map(OwnedFd::from));
         let mut stderr = self.child.stderr.take().map(OwnedFd::from);
         let mut inbox = Inbox::default();
         let mut buffer = vec![0; 64 << 10];
@@ -349,7 +349,11 @@ impl Helper {
                 }
                 terminal.pass_on();
             }
-            if ready[0] {
+            if let (true, Some(terminal), Some(door)) = (ready[0], &mut self.terminal, &stdout)
+                && terminal.is_awaited()
+            {
+                stdout = terminal.receive(door)?;
+            } else if ready[0] {
                 pass(&mut stdout, &mut buffer, |bytes| listener(Event::Output(Stream::Stdout, bytes)))?;
             }
             if ready[1] {

@@ -37,11 +37,12 @@ pub fn terminate_all() {
     unsafe { libc::kill(-1, libc::SIGTERM) };
 }
 
-/// Makes a terminal: what is written to one side is read from the other. The second is the one for a command.
-pub fn open_terminal() -> io::Result<(OwnedFd, OwnedFd)> {
+/// Makes a terminal with the device `multiplexer`: what is written to one side is read from the other. The second is the one
+/// for a command.
+pub fn open_terminal(multiplexer: &str) -> io::Result<(OwnedFd, OwnedFd)> {
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let ours = rustix::fs::open("/dev/ptmx", flags, Mode::empty())?;
+    let ours = rustix::fs::open(multiplexer, flags, Mode::empty())?;
     let unlocked: libc::c_int = 0;
     // SAFETY: TIOCSPTLCK reads an `int`, which lives through the call.
     check(unsafe { libc::ioctl(ours.as_raw_fd(), libc::TIOCSPTLCK as _, &raw const unlocked) }.into())?;

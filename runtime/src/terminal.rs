@@ -3,19 +3,19 @@
 //! The command never has the user's terminal itself: into that it could type what is read when it has ended (CVE-2017-5226).
 //! What is typed goes to the one in between as it comes, which makes signals of Ctrl-C and Ctrl-Z for the inside alone.
 
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::termios::{OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
-use crate::sys;
-
-/// The terminal in between. While it lives the user's, which is standard input, passes on every key.
+/// The terminal in between, which the sandbox makes. While it lives the user's, which is standard input, passes on every key.
 pub struct Terminal {
-    ours: OwnedFd,
-    theirs: Option<OwnedFd>,
+    /// Our side, once there is one.
+    ours: Option<OwnedFd>,
     before: Termios,
     size: Option<Winsize>,
     /// What was typed and not taken yet.
@@ -24,38 +24,47 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Makes the terminal in between, and takes the user's.
+    /// Takes the user's terminal.
     ///
     /// # Errors
-    /// When standard input is no terminal, or the host has no more of them.
+    /// When standard input is no terminal.
     pub fn take() -> io::Result<Self> {
         let user = rustix::stdio::stdin();
         let before = tcgetattr(user)?;
-        let (ours, theirs) = sys::open_terminal()?;
-        // What nobody takes must not hold up what the command writes.
-        fcntl_setfl(&ours, fcntl_getfl(&ours)? | OFlags::NONBLOCK)?;
         let mut raw = before.clone();
         raw.make_raw();
-        let mut terminal = Self { ours, theirs: Some(theirs), before, size: None, typed: Vec::new(), is_open: true };
-        terminal.follow_size();
+        let terminal = Self { ours: None, before, size: None, typed: Vec::new(), is_open: true };
         // What has been typed ahead is kept.
         tcsetattr(user, OptionalActions::Now, &raw)?;
         Ok(terminal)
     }
 
-    /// Hands out the command's side, once.
-    pub(crate) fn hand_out(&mut self) -> io::Result<OwnedFd> {
-        self.theirs.take().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    /// Says whether it is still to come.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.ours.is_none()
     }
 
-    /// Returns our side, which reads what the command writes.
-    pub(crate) fn output(&self) -> io::Result<OwnedFd> {
-        self.ours.try_clone()
+    /// Receives our side from the sandbox, and returns what reads what the command writes; none where the sandbox is gone.
+    pub(crate) fn receive(&mut self, door: impl AsFd) -> io::Result<Option<OwnedFd>> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        rustix::net::recvmsg(door, &mut [IoSliceMut::new(&mut [0])], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+        let fds = ancillary.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        });
+        let Some(ours) = fds.flatten().next() else { return Ok(None) };
+        // What nobody takes must not hold up what the command writes.
+        fcntl_setfl(&ours, fcntl_getfl(&ours)? | OFlags::NONBLOCK)?;
+        let output = ours.try_clone()?;
+        self.ours = Some(ours);
+        self.follow_size();
+        Ok(Some(output))
     }
 
     /// Returns what to wait for: that something is typed, where there is room for it.
     pub(crate) fn input(&self) -> Option<BorrowedFd<'static>> {
-        (self.is_open && self.typed.is_empty()).then(rustix::stdio::stdin)
+        (self.is_open && self.typed.is_empty() && !self.is_awaited()).then(rustix::stdio::stdin)
     }
 
     /// Reads what was typed.
@@ -72,7 +81,8 @@ impl Terminal {
     /// Passes on what was typed, as far as there is room, and a new size of the window.
     pub(crate) fn pass_on(&mut self) {
         self.follow_size();
-        match rustix::io::write(&self.ours, &self.typed) {
+        let Some(ours) = &self.ours else { return };
+        match rustix::io::write(ours, &self.typed) {
             Ok(count) => drop(self.typed.drain(..count)),
             Err(Errno::INTR | Errno::AGAIN) => {}
             // Nobody is there to read it.
@@ -81,9 +91,9 @@ impl Terminal {
     }
 
     fn follow_size(&mut self) {
-        let Ok(size) = tcgetwinsize(rustix::stdio::stdin()) else { return };
+        let (Some(ours), Ok(size)) = (&self.ours, tcgetwinsize(rustix::stdio::stdin())) else { return };
         let is_known = |known: Winsize| (known.ws_row, known.ws_col) == (size.ws_row, size.ws_col);
-        if !self.size.is_some_and(is_known) && tcsetwinsize(self.ours.as_fd(), size).is_ok() {
+        if !self.size.is_some_and(is_known) && tcsetwinsize(ours, size).is_ok() {
             self.size = Some(size);
         }
     }

@@ -30,7 +30,7 @@ pub struct Plan {
     pub filter: Option<Vec<u64>>,
     /// The compiled filter of calls that the helper answers, in a user namespace.
     pub answers: Option<Vec<u64>>,
-    /// Whether the outputs are a terminal, which is to be the command's in every way.
+    /// Whether the command is to have a terminal, the other side of which goes out by the outputs.
     pub at_terminal: bool,
 }
 

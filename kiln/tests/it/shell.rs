@@ -4,7 +4,9 @@ use std::fs;
 
 use kiln_testkit::{Bed, Kiln, Need, Outcome, host};
 
+use crate::chroot::locked_down;
 use crate::fixture::{NEEDS, bed, build, dockerfile};
+use crate::rungs::{RUNGS, lacks_users};
 
 fn unable() -> bool {
     host().lacks(&[NEEDS, &[Need::Tool("script")]].concat())
@@ -84,6 +86,38 @@ fn a_shell_stands_where_the_command_failed() {
     bed.kiln(["prune", "--force"]).run().success();
     assert_eq!(kept(&bed), 0);
     assert_shows(&shell(&bed, &[], ""), &["ERROR: no failed step is kept"]);
+}
+
+#[test]
+fn a_shell_stands_on_every_rung() {
+    if unable() || lacks_users() {
+        return;
+    }
+    let chroot = ["--isolation=chroot"];
+    let ways = RUNGS.iter().map(|rung| (rung.user, rung.flags)).chain([(None, &chroot[..])]);
+    for (user, flags) in ways {
+        let bed = bed();
+        let is_chroot = flags == chroot;
+        let text = "FROM busybox\nWORKDIR /somewhere\nUSER 7:8\nRUN --mount=type=cache,target=/cache,uid=7 echo late | tee /tmp/file > /cache/file; exit 9\n";
+        dockerfile(&bed, "context", text);
+        let run = |kiln: Kiln| {
+            let kiln = kiln.args(flags);
+            let kiln = if is_chroot { locked_down(kiln) } else { kiln };
+            user.map_or(kiln.clone(), |user| kiln.ordinary(&bed, user)).at_terminal().input(LOOK)
+        };
+        // Where there is no /proc nobody can say what the terminal is called.
+        const LOOK: &str = "id -u; pwd; cat /tmp/file /cache/file; test -t 0 && echo at a terminal; tty || test ! -e /proc/self; \
+                            stty size > /dev/null && echo it has a size; echo typed > /dev/tty; exit 5\n";
+        let expected = ["7", "/somewhere", "late", "at a terminal", "it has a size", "typed"];
+        let tty = if is_chroot { &[][..] } else { &["/dev/pts/0"] };
+        let outcome = run(build(&bed, "context").arg("--on-fail=shell")).run();
+        assert_eq!(outcome.status.code(), Some(1), "{user:?} {flags:?}: {outcome}");
+        assert_shows(&outcome, &[&expected, tty].concat());
+        let outcome = run(bed.kiln(["shell"]).env("NO_COLOR", "1")).run();
+        assert_eq!(outcome.status.code(), Some(5), "{user:?} {flags:?}: {outcome}");
+        assert_shows(&outcome, &[&expected, tty].concat());
+        bed.assert_tidy();
+    }
 }
 
 #[test]

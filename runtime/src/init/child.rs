@@ -16,6 +16,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 use crate::cgroup::{self, Group};
 use crate::error::{Doing, SetupError, reason};
 use crate::init::mount::{Attributes, Refusal, Workshop};
+use crate::init::pty::Pty;
 use crate::init::source::Source;
 use crate::init::user::Identity;
 use crate::init::walk::{Missing, walk};
@@ -46,7 +47,7 @@ fn build(
     door: Option<&UnixStream>,
 ) -> Result<Vec<String>, SetupError> {
     let spec = &plan.spec;
-    start_session(plan)?;
+    start_session()?;
     rustix::process::umask(Mode::empty());
     // Before the namespace of cgroups, whose top will be the group.
     // In a user namespace nobody can make devices, neither now nor before.
@@ -75,6 +76,7 @@ fn build(
     working_directory(&root, spec, owner)?;
 
     mount_kernel(&root, plan, &place.workshop, devices)?;
+    let terminal = plan.at_terminal.then(|| Pty::open(&root)).transpose()?;
     for (path, name) in [("/etc/hosts", "hosts"), ("/etc/resolv.conf", "resolv.conf")] {
         let file = place.workshop.clone_file(name).map_err(|refusal| refusal.at(path))?;
         file.restrict(
@@ -121,20 +123,16 @@ fn build(
         let _ = wire::send(socket, &Message::Identity(identity.uid, identity.gid));
     }
     drop(changes);
-    give_up_rights(socket, plan, &identity)?;
+    give_up_rights(socket, plan, &identity, terminal)?;
     Ok(environment)
 }
 
 /// Ties this process to its parent, and gives it a session of its own.
-pub fn start_session(plan: &Plan) -> Result<(), SetupError> {
+pub fn start_session() -> Result<(), SetupError> {
     // Should the helper be killed, this goes with it.
     set_parent_process_death_signal(Some(Signal::KILL)).doing(|| "tie the command to its parent".to_owned())?;
     // No controlling terminal: nothing can be typed into the user's.
-    rustix::process::setsid().doing(|| "start a session".to_owned())?;
-    if plan.at_terminal {
-        rustix::process::ioctl_tiocsctty(rustix::stdio::stdout()).doing(|| "take the terminal".to_owned())?;
-    }
-    Ok(())
+    rustix::process::setsid().doing(|| "start a session".to_owned()).map(drop)
 }
 
 fn leave_namespaces(spec: &Spec) -> Result<(), SetupError> {
@@ -297,16 +295,20 @@ fn enter(root: &OwnedFd) -> Result<(), SetupError> {
 }
 
 /// Leaves this process with the rights of the command.
-pub fn give_up_rights(socket: &UnixStream, plan: &Plan, identity: &Identity) -> Result<(), SetupError> {
+pub fn give_up_rights(
+    socket: &UnixStream,
+    plan: &Plan,
+    identity: &Identity,
+    terminal: Option<Pty>,
+) -> Result<(), SetupError> {
     let warn = |text: String| {
         // A warning that nobody hears harms nobody.
         let _ = wire::send(socket, &Message::Warning(text));
     };
     privilege::set_limits(&plan.spec.rlimits, &warn);
-    if plan.at_terminal {
-        rustix::stdio::dup2_stdin(rustix::stdio::stdout()).doing(|| "read from the terminal".to_owned())?;
-    } else {
-        devices::take_null_as_stdin();
+    match terminal {
+        Some(terminal) => terminal.take()?,
+        None => devices::take_null_as_stdin(),
     }
     if identity.uid != 0 {
         // `/dev/stdout` is opened anew by programs, which asks for the owner.

@@ -17,6 +17,7 @@ use rustix::thread::{CapabilitySet, set_no_new_privs};
 use crate::cgroup::Group;
 use crate::cover::Cover;
 use crate::error::{Doing, SetupError, reason};
+use crate::init::pty::Pty;
 use crate::init::source::Source;
 use crate::init::user::{self, Identity};
 use crate::init::walk::{Missing, walk};
@@ -33,7 +34,8 @@ const TMPFS: i64 = 0x0102_1994;
 pub fn build(socket: &UnixStream, plan: &Plan, group: &Group) -> Result<Vec<String>, SetupError> {
     let spec = &plan.spec;
     refuse(spec)?;
-    child::start_session(plan)?;
+    child::start_session()?;
+    let terminal = plan.at_terminal.then(Pty::of_the_host).transpose()?;
     rustix::process::umask(Mode::empty());
     let are_devices_judged = group.join();
     if let Network::Private { namespace, .. } = &spec.network {
@@ -76,7 +78,7 @@ pub fn build(socket: &UnixStream, plan: &Plan, group: &Group) -> Result<Vec<Stri
         set_no_new_privs(true).doing(|| "set no_new_privs".to_owned())?;
     }
     let environment = environment::complete(&spec.env, &home);
-    child::give_up_rights(socket, plan, &identity)?;
+    child::give_up_rights(socket, plan, &identity, terminal)?;
     Ok(environment)
 }
 

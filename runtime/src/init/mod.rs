@@ -17,6 +17,7 @@ mod oom;
 pub(crate) mod orphans;
 pub(crate) mod overlay;
 mod privilege;
+mod pty;
 mod source;
 mod tether;
 mod user;
