@@ -38,6 +38,7 @@ programs='
     filefrag e2fsprogs
     newuidmap uidmap
     nft nftables
+    iptables-legacy iptables
     pasta passt
     slirp4netns slirp4netns
 '

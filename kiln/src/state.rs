@@ -105,7 +105,7 @@ fn root(environment: impl Fn(&str) -> Option<OsString>, superuser: bool) -> Resu
 
 /// Returns the path of this program, by which the engine starts its sandboxes: the one that the kernel was given when it
 /// started us. Asking /proc would work as well, but not where /proc is hidden.
-fn program() -> Result<PathBuf, BuildError> {
+pub fn program() -> Result<PathBuf, BuildError> {
     use std::os::unix::ffi::OsStrExt as _;
     let given = PathBuf::from(std::ffi::OsStr::from_bytes(rustix::param::linux_execfn().to_bytes()));
     let path = std::path::absolute(&given).unwrap_or(given);

@@ -44,6 +44,7 @@ mod terminal;
 mod wire;
 
 pub use cancel::Cancel;
+pub use cgroup::limits;
 pub use emulation::Emulator;
 pub use error::{RunError, SetupError};
 pub use interrupt::on_interrupt;
@@ -51,7 +52,7 @@ pub use isolation::{Footing, Ids, Isolation, IsolationError};
 pub use network::{NoNetwork, PrivateNetwork, Refusal};
 pub use program::Program;
 pub use run::{Event, Outcome, Stream, is_shell, run, run_at_terminal};
-pub use shared_overlay::OwnMounts;
+pub use shared_overlay::{OwnMounts, overlay_refusal};
 pub use spec::{Limit, Mount, MountKind, Network, Resources, Rlimit, Root, SecretBytes, Security, Spec};
 pub use terminal::Terminal;
 pub use wire::Note;

@@ -4,6 +4,7 @@
 //! in a mount namespace that belongs to the thread which runs the first sandbox: it goes with that thread, however it
 //! ends, and no mount shows on the host. A second thread visits that namespace, clones the mount, and puts it into its own.
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -13,7 +14,7 @@ use rustix::mount::{MountPropagationFlags, MoveMountFlags, mount_change, move_mo
 use rustix::process::{chroot, fchdir};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
-use crate::error::SetupError;
+use crate::error::{SetupError, reason};
 use crate::init::mount::{Attributes, Tree};
 use crate::init::overlay::{self, Features};
 use crate::isolation::Isolation;
@@ -81,6 +82,27 @@ impl OwnMounts {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         Ok(move_mount(cloned?, "", place, "", flags)?)
     }
+}
+
+/// Tries whether layers in `directory` can be mounted as an overlay, and returns the kernel's reason where they cannot.
+///
+/// # Errors
+/// When nothing can be written there.
+pub fn overlay_refusal(directory: &Path, isolation: Isolation) -> io::Result<Option<String>> {
+    let place = directory.join(format!("overlay-{}", std::process::id()));
+    fs::create_dir(&place)?;
+    let [lower, upper, work, at] = ["lower", "upper", "work", "at"].map(|name| place.join(name));
+    let made = [&lower, &upper, &work, &at].into_iter().try_for_each(fs::create_dir);
+    // The mount goes with the thread.
+    let tried = std::thread::scope(|scope| {
+        let mount = || {
+            let mounts = OwnMounts::leave_host(isolation).map_err(|error| reason(&error))?;
+            mounts.overlay(&lower, &upper, &work, &at).map_err(|error| error.to_string())
+        };
+        scope.spawn(mount).join().unwrap_or_else(|_| Err("the thread ended early".to_owned()))
+    });
+    fs::remove_dir_all(&place)?;
+    made.map(|()| tried.err())
 }
 
 fn enter(namespace: &OwnedFd) -> rustix::io::Result<()> {

@@ -45,7 +45,7 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
         // The first command's network is made while its layers are fetched.
         let connecting = scope.spawn(|| {
             let program = solver.program()?;
-            Ok::<_, BuildError>((program, solver.network.connect(op.network, program)))
+            Ok::<_, BuildError>((program, solver.network.connect(op.network, isolation, program)))
         });
         let lowers = solver.layers.directories(job.base());
         (connecting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), lowers)

@@ -136,3 +136,19 @@ fn it_is_never_chosen_and_an_ordinary_user_cannot_have_it() {
     let kiln = build(&bed, "context").arg("--isolation=chroot").ordinary(&bed, Ordinary::WithoutRanges);
     kiln.run().failure().says(&["isolation `chroot` cannot be had: only root may change the root directory"]);
 }
+
+#[test]
+fn the_network_is_the_hosts() {
+    if is_unable() {
+        return;
+    }
+    let bed = bed();
+    dockerfile(
+        &bed,
+        "context",
+        "FROM busybox\nRUN grep '^127.0.0.1.gate.way$' /etc/hosts && ! ip -o route | grep '^default via 10.143.0'\n",
+    );
+    let outcome =
+        build(&bed, "context").args(["--isolation=chroot", "--add-host=gate.way:host-gateway"]).run().success();
+    assert!(!outcome.stderr.contains("network:"), "{outcome}");
+}

@@ -215,3 +215,56 @@ fn both_kinds_of_addresses_reach_out_and_are_not_reached() {
         "{outcome}"
     );
 }
+
+/// A host with a way out, which forbids forwarding in the way of the first word; it serves a file at 203.0.113.1.
+const FORBIDDING: &str = r#"
+ip link set lo up
+ip link add out type veth peer name away
+ip addr add 203.0.113.1/24 dev out
+ip link set out up
+ip link set away up
+ip route add default via 203.0.113.2
+eval "$1"
+mkdir "$2" && echo served > "$2/file"
+busybox httpd -f -p 80 -h "$2" & server=$!
+trap 'kill $server' EXIT
+shift 2
+"$@"
+grep . /proc/sys/net/ipv4/ip_forward
+"#;
+
+#[test]
+fn rules_that_forbid_forwarding_stay_and_pasta_is_the_way_out() {
+    let tools = ["unshare", "nft", "iptables-legacy", "pasta", "ip", "busybox"];
+    if unable() || host().lacks(&tools.map(Need::Tool)) {
+        return;
+    }
+    const NEW: &str =
+        "nft add table inet x; nft add chain inet x f '{ type filter hook forward priority 0; policy drop; }'";
+    for (number, (forbid, chain)) in
+        [(NEW, "chain x f"), ("iptables-legacy -P FORWARD DROP", "chain filter FORWARD of iptables-legacy")]
+            .into_iter()
+            .enumerate()
+    {
+        let bed = Bed::new("unshare");
+        dockerfile(
+            &bed,
+            "context",
+            "FROM busybox\nRUN wget -q -O - http://203.0.113.1/file && ip -o -4 addr show eth0\n",
+        );
+        let kiln = |arguments: &[&str]| {
+            bed.kiln(["-n", "sh", "-ec", FORBIDDING, "sh", forbid])
+                .arg(bed.path(format!("served{number}{}", arguments[0])))
+                .arg(env!("CARGO_BIN_EXE_kiln"))
+                .args(arguments)
+        };
+        let text = kiln(&["info"]).run().success().text();
+        assert!(text.contains("private, through pasta") && text.contains(chain), "{text}");
+        let outcome = kiln(&["build", "--progress=plain", "--build-context", &busybox()])
+            .arg(bed.path("context"))
+            .run()
+            .success();
+        assert_eq!(outcome.text(), "0\n", "{outcome}");
+        outcome.says(&[" served\n", " inet 10.143.0.2/30"]);
+    }
+}

@@ -128,7 +128,17 @@ fn info_names_the_rung_and_why_it_is_no_stronger() {
     }
     let bed = bed();
     let text = bed.kiln(["info"]).run().success().text();
-    assert!(text.contains("isolation:         root"), "{text}");
+    for line in [
+        "isolation:         root (",
+        "root file system:  overlay\n",
+        "network:           private, through nat",
+        "limits: pids, memory, ",
+        "seccomp:           default profile\n",
+    ] {
+        assert!(text.contains(line), "{line} is not in {text}");
+    }
+    let text = on_an_overlay(&bed, bed.kiln(["info"])).run().success().text();
+    assert!(text.contains("a copy of the layers") && text.contains("no overlay: "), "{text}");
     let text = bed.kiln(["info"]).ordinary(&bed, Ordinary::WithRanges).run().success().text();
     assert!(
         text.contains("userns (user namespace with 65537 ids)") && text.contains("no root: this is not root"),
@@ -139,6 +149,15 @@ fn info_names_the_rung_and_why_it_is_no_stronger() {
     assert_eq!(facts["isolation"], "userns-single");
     let reason = facts["refused"]["userns"].as_str().unwrap_or_default();
     assert!(reason.contains("/etc/subuid sets no ids aside"), "{json}");
+    assert_eq!(facts["rootfs"]["form"], "overlay-userxattr");
+    // The groups of this machine are root's.
+    assert_eq!(facts["limits"]["memory"], false);
+    assert!(facts["refused_limits"]["memory"].as_str().is_some_and(|reason| reason.contains("`memory`")), "{json}");
+    assert!(
+        facts["network"]["refused"]["nat"].as_str().is_some_and(|reason| reason.contains("not permitted")),
+        "{json}"
+    );
+    assert_eq!(facts["seccomp"], true);
 }
 
 #[test]

@@ -15,6 +15,7 @@
 mod device;
 mod files;
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,41 @@ const PREFIX: &str = "kiln-";
 /// Says whether the host has cgroups of version 2 only.
 pub fn is_unified() -> bool {
     statfs(ROOT).is_ok_and(|found| found.f_type == CGROUP2)
+}
+
+/// A limit that the host refused.
+pub struct Refused {
+    name: &'static str,
+    value: String,
+    reason: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the host refused the limit `{}={}`: {}", self.name, self.value, self.reason)
+    }
+}
+
+/// Tries every limit that a command can have, and returns the name of each with the reason where the host refuses it.
+pub fn limits() -> Vec<(&'static str, Option<String>)> {
+    // So high, or so much like what there is, that nothing but the limit itself can be refused.
+    let resources = Resources {
+        pids: Some(1 << 20),
+        memory: Some(1 << 50),
+        memory_swap: Some(1 << 50),
+        cpu_shares: Some(1024),
+        cpu_period: Some(100_000),
+        cpu_quota: Some(100_000),
+        cpuset_cpus: Some("0".to_owned()),
+        cpuset_mems: Some("0".to_owned()),
+    };
+    let host = Host::new();
+    let mut refused = Vec::new();
+    let wish = Wish { resources: &resources, parent: "", confines_devices: false };
+    drop(Group::make(&host, &wish, &mut |limit| refused.push(limit)));
+    let names = files::settings(&resources, host.is_unified).into_iter().map(|setting| setting.name);
+    let reason = |name| refused.iter().find(|limit| limit.name == name).map(|limit| limit.reason.clone());
+    names.map(|name| (name, reason(name))).collect()
 }
 
 /// What a command's group is to do.
@@ -97,7 +133,7 @@ pub struct Group {
 
 impl Group {
     /// Makes a group. What cannot be had is told to `warn` and left out.
-    pub fn make(host: &Host, wish: &Wish, warn: &mut dyn FnMut(String)) -> Self {
+    pub fn make(host: &Host, wish: &Wish, warn: &mut dyn FnMut(Refused)) -> Self {
         let mut settings = files::settings(wish.resources, host.is_unified);
         if wish.confines_devices {
             settings.push(Setting::quiet(Controller::Devices, "devices", String::new()));
@@ -128,12 +164,8 @@ impl Group {
             };
             match result {
                 Err(error) if setting.is_asked_for => {
-                    warn(format!(
-                        "the host refused the limit `{}={}`: {}",
-                        setting.name,
-                        setting.value,
-                        reason(&error)
-                    ));
+                    let (name, value) = (setting.name, setting.value.clone());
+                    warn(Refused { name, value, reason: reason(&error) });
                 }
                 Err(error) => tracing::debug!(%error, "cgroup setting {} is not set", setting.name),
                 Ok(()) => {}

@@ -101,7 +101,7 @@ fn a_group_of_version_2_is_made_where_controllers_are_handed_on() {
     let resources = Resources { memory: Some(4096), ..Resources::default() };
     let mut warnings = Vec::new();
     let wish = Wish { resources: &resources, parent: "", confines_devices: false };
-    let group = Group::make(&host, &wish, &mut |text| warnings.push(text));
+    let group = Group::make(&host, &wish, &mut |refused| warnings.push(refused.to_string()));
     let path = slice.join(format!("kiln-{}", std::process::id()));
     assert!(path.is_dir());
     // The directory has no `cgroup.controllers`, which the kernel would have made: so nothing could be set.

@@ -155,9 +155,9 @@ fn make_group(socket: &UnixStream, spec: &Spec) -> Group {
         parent: &spec.cgroup_parent,
         confines_devices: spec.security == Security::Sandbox,
     };
-    Group::make(&cgroup::Host::new(), &wish, &mut |text| {
+    Group::make(&cgroup::Host::new(), &wish, &mut |refused| {
         // A warning that nobody hears harms nobody.
-        let _ = wire::send(socket, &Message::Warning(text));
+        let _ = wire::send(socket, &Message::Warning(refused.to_string()));
     })
 }
 

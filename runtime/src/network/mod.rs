@@ -136,6 +136,11 @@ impl PrivateNetwork {
         }
     }
 
+    /// Says whether it has IPv6.
+    pub fn has_ipv6(&self) -> bool {
+        self.host_addresses().iter().any(IpAddr::is_ipv6)
+    }
+
     /// Returns the better ways that cannot be had here.
     pub fn refused(&self) -> &[Refusal] {
         &self.refused

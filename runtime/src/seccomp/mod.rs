@@ -93,6 +93,12 @@ impl Params<'static> {
     }
 }
 
+/// Says whether commands are kept from calls here: there is a table for this architecture, and the kernel has filters.
+pub fn is_possible() -> bool {
+    std::path::Path::new("/proc/sys/kernel/seccomp/actions_avail").exists()
+        && default_filter(Params::host(DEFAULT_CAPABILITIES)).is_some()
+}
+
 /// Returns the default profile as a classic BPF program, each instruction as the kernel lays it out in eight bytes; none for
 /// an architecture without a table. Compiled once per process and parameters.
 pub fn default_filter(params: Params<'static>) -> Option<Arc<[u64]>> {

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::thread::JoinHandle;
 
 use kiln_frontend::graph;
-use kiln_runtime::{Network, NoNetwork, PrivateNetwork, Program};
+use kiln_runtime::{Isolation, Network, NoNetwork, PrivateNetwork, Program};
 
 /// A private network that is made when somebody wants it.
 #[derive(Debug, Default)]
@@ -23,10 +23,13 @@ pub(super) struct Connection {
 
 impl SharedNetwork {
     /// Returns the network for a command that asks for `wanted`.
-    pub(super) fn connect(&self, wanted: graph::Network, helper: &Program) -> Connection {
+    pub(super) fn connect(&self, wanted: graph::Network, isolation: Isolation, helper: &Program) -> Connection {
         let loopback = || vec![IpAddr::from([127, 0, 0, 1])];
         match wanted {
             graph::Network::None => Connection { network: Network::None, host: Vec::new(), note: None },
+            graph::Network::Default if isolation == Isolation::Chroot => {
+                self.connect(graph::Network::Host, isolation, helper)
+            }
             graph::Network::Host => Connection { network: Network::Host, host: loopback(), note: None },
             graph::Network::Default => match self.0.get_or_init(|| PrivateNetwork::open(helper)) {
                 Ok(private) => Connection { network: private.network(), host: private.host_addresses(), note: None },
