@@ -5,7 +5,7 @@ use std::sync::{Arc, Once, OnceLock};
 
 use kiln_cache::Store;
 use kiln_cache::layer::Ownership;
-use kiln_frontend::dockerfile::Diagnostic;
+use kiln_frontend::dockerfile::{Diagnostic, Phase};
 use kiln_frontend::lower::Plan;
 use kiln_registry_client::{Client as Registry, Credentials, Options};
 use kiln_runtime::{Cancel, Footing, Ids, Isolation, Program};
@@ -14,7 +14,9 @@ use crate::entitlement;
 use crate::error::{BuildError, chain};
 use crate::export::output::{self, Exporter};
 use crate::fetch::FetchedContext;
+use crate::imports::Imports;
 use crate::layers::Layers;
+use crate::lost::Lost;
 use crate::op::exec::{self, SharedNetwork};
 use crate::plan::{self, Outside, Planned};
 use crate::progress::StepId;
@@ -122,15 +124,17 @@ impl Engine {
         let mut context = request.context.clone();
         let mut retries = 0;
         let mut changes = 0;
+        let imports = Imports::new(&request.cache_from, &self.registry.with_cancel(client.cancel.flag()), &steps);
+        let lost = Arc::<Lost>::default();
         loop {
             // Each try has a token of its own, which the engine uses itself when a part fails.
-            let work = self.work(steps.clone(), Cancel::new());
+            let work = self.work_without(steps.clone(), Cancel::new(), lost.clone());
             let result = linked(&client.cancel, &work.cancel, || {
                 if let Some(context) = &mut context {
                     *context = self.fetcher(&steps, client.secrets, &work.cancel).restore(context)?;
                 }
                 let planned = self.planned(request, client, &work)?;
-                self.build_planned(request, context.as_ref(), client, &work, planned)
+                self.build_planned(request, context.as_ref(), client, &work, &imports, planned)
             });
             let is_over = client.cancel.is_cancelled();
             match result {
@@ -149,7 +153,11 @@ impl Engine {
                     {
                         tracing::debug!(%error, "what was damaged is not deleted yet");
                     }
-                    return result;
+                    return result.map(|mut built| {
+                        built.warnings.extend(imports.warnings());
+                        built.warnings.extend(lost.reasons().iter().map(|reason| ran_again(reason)));
+                        built
+                    });
                 }
             }
         }
@@ -160,8 +168,14 @@ impl Engine {
     }
 
     pub(crate) fn work(&self, steps: Steps, cancel: Cancel) -> Work {
+        self.work_without(steps, cancel, Arc::default())
+    }
+
+    /// What works with everything but layers that are known to be lost.
+    fn work_without(&self, steps: Steps, cancel: Cancel, lost: Arc<Lost>) -> Work {
         let registry = Arc::new(self.registry.with_cancel(cancel.flag()));
-        let layers = Arc::new(Layers::new(self.store.clone(), registry.clone(), steps.clone(), cancel.clone()));
+        let layers = Layers::new(self.store.clone(), registry.clone(), steps.clone(), cancel.clone(), lost);
+        let layers = Arc::new(layers);
         Work { steps, registry, layers, cancel }
     }
 
@@ -183,6 +197,7 @@ impl Engine {
         context: Option<&FetchedContext>,
         client: &Client,
         work: &Work,
+        imports: &Imports,
         planned: Planned,
     ) -> Result<BuildResult, BuildError> {
         entitlement::check(&planned, &request.allowed)?;
@@ -208,6 +223,7 @@ impl Engine {
             step_timeout: request.step_timeout,
             keeps_failed: request.keeps_failed,
             blobs: output::layer_options(request).filter(|options| !options.clamp),
+            imports,
         };
         let roots: Vec<_> = planned.roots().collect();
         let solution = solver.solve(&roots)?;
@@ -280,6 +296,11 @@ fn warn(request: &BuildRequest, definition: StepId, warnings: &[Diagnostic], ste
     for warning in warnings {
         steps.warn(definition, warning.clone(), file.clone());
     }
+}
+
+/// Says that a cached step had to run, because its layer could not be had.
+fn ran_again(reason: &str) -> Diagnostic {
+    Diagnostic::warning(Phase::Lower, "cache-import", format!("a step that was cached ran again: {reason}"))
 }
 
 /// Says that a document cannot be read.

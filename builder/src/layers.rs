@@ -12,13 +12,14 @@ use std::sync::{Arc, Mutex};
 
 use kiln_cache::layer::{self, Compression, LayerError, Unpack};
 use kiln_cache::tree::Tree;
-use kiln_cache::{BlobError, BlobReader, FileError, LayerBlob, Record, Store};
+use kiln_cache::{BlobError, FileError, LayerBlob, Record, Store};
 use kiln_frontend::graph::Location;
 use kiln_oci::{Descriptor, Digest, Hasher, Reference};
 use kiln_registry_client::{Client as Registry, Error as RegistryError, Repository};
 use kiln_runtime::Cancel;
 
 use crate::error::{BuildError, Kind, chain};
+use crate::lost::Lost;
 use crate::op::content::DamagedLayer;
 use crate::op::files::FileNode;
 use crate::op::layer_files;
@@ -41,6 +42,7 @@ pub struct Layers {
     fresh: Mutex<HashSet<Digest>>,
     /// Where the build file names the image that a layer came with.
     origins: Mutex<HashMap<Digest, Location>>,
+    lost: Arc<Lost>,
     damage: AtomicBool,
 }
 
@@ -53,8 +55,8 @@ enum Form {
 }
 
 impl Layers {
-    /// Layers of `store`, or from registries.
-    pub fn new(store: Store, registry: Arc<Registry>, steps: Steps, cancel: Cancel) -> Self {
+    /// Layers of `store`, or from registries, but for what is `lost` there.
+    pub fn new(store: Store, registry: Arc<Registry>, steps: Steps, cancel: Cancel, lost: Arc<Lost>) -> Self {
         Self {
             store,
             registry,
@@ -65,6 +67,7 @@ impl Layers {
             files: Mutex::default(),
             fresh: Mutex::default(),
             origins: Mutex::default(),
+            lost,
             damage: AtomicBool::new(false),
         }
     }
@@ -74,8 +77,9 @@ impl Layers {
         &self.registry
     }
 
-    /// Notes the line of the build file that brought the layers of an image in.
+    /// Notes that layers are those of an image, and the line of the build file that brought it in. No step can make them.
     pub fn came_from(&self, layers: &[Digest], location: Option<&Location>) {
+        self.lost.keep(layers);
         if let Some(location) = location {
             let mut origins = self.origins.lock().expect("no panic under the lock");
             origins.extend(layers.iter().map(|diff_id| (*diff_id, location.clone())));
@@ -89,9 +93,34 @@ impl Layers {
 
     /// Whether a layer can be had at all.
     pub fn is_available(&self, diff_id: &Digest) -> bool {
-        let layer = self.store.layer(diff_id);
-        layer.directory().is_some()
-            || layer.blobs().iter().any(|blob| self.store.has_blob(&blob.descriptor.digest) || !blob.sources.is_empty())
+        self.is_here(diff_id) || self.known_blobs(diff_id).iter().any(|blob| !blob.sources.is_empty())
+    }
+
+    /// Whether a layer is in the store, in whatever form.
+    pub fn is_here(&self, diff_id: &Digest) -> bool {
+        self.store.layer(diff_id).directory().is_some() || self.has(diff_id, Form::Blob)
+    }
+
+    /// Whether a layer was tried in vain to be had from elsewhere.
+    pub fn is_lost(&self, diff_id: &Digest) -> bool {
+        self.lost.has(diff_id) && !self.is_here(diff_id)
+    }
+
+    /// Notes that a cache says where a layer's blob may be had.
+    ///
+    /// # Errors
+    /// When the note cannot be written.
+    pub fn may_be_had(&self, diff_id: &Digest, blob: &Descriptor, source: &str) -> Result<(), LayerError> {
+        self.store.layer(diff_id).add_blob(blob, Some(source))
+    }
+
+    /// Returns the blobs of a layer, and where they may be had as far as that was not tried in vain.
+    fn known_blobs(&self, diff_id: &Digest) -> Vec<LayerBlob> {
+        let mut blobs = self.store.layer(diff_id).blobs();
+        if self.lost.has(diff_id) {
+            blobs.iter_mut().for_each(|blob| blob.sources.clear());
+        }
+        blobs
     }
 
     /// Returns the directory of a layer, for a command to run on.
@@ -150,7 +179,7 @@ impl Layers {
     /// When a blob cannot be made.
     pub fn descriptor(&self, diff_id: &Digest, options: LayerOptions) -> Result<Descriptor, BuildError> {
         let compression = options.compression;
-        let mut blobs = self.store.layer(diff_id).blobs();
+        let mut blobs = self.known_blobs(diff_id);
         blobs.retain(|blob| self.store.has_blob(&blob.descriptor.digest) || !blob.sources.is_empty());
         // A blob that came with an image stays as it is: other registries have it already.
         blobs.sort_by_key(|blob| (blob.sources.is_empty(), blob.descriptor.digest));
@@ -201,6 +230,7 @@ impl Layers {
             seconds: 0.0,
             size: packed.size,
             created: crate::solver::nanoseconds(),
+            contents: Vec::new(),
         };
         if let Err(error) = self.store.record(&note) {
             tracing::debug!(%error, "the next build will clamp {diff_id} again");
@@ -227,7 +257,7 @@ impl Layers {
 
     /// Returns where a blob of a layer may be had, as `host/repository`.
     pub fn sources(&self, diff_id: &Digest) -> Vec<String> {
-        self.store.layer(diff_id).blobs().into_iter().flat_map(|blob| blob.sources).collect()
+        self.known_blobs(diff_id).into_iter().flat_map(|blob| blob.sources).collect()
     }
 
     /// Notes that a registry has a blob now.
@@ -252,16 +282,32 @@ impl Layers {
     pub fn open_blob(self: &Arc<Self>, diff_id: &Digest, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
         if self.store.has_blob(&descriptor.digest) {
             let blob = self.store.open_blob(&descriptor.digest).map_err(io::Error::other)?;
-            return Ok(Box::new(Noticing { blob, layers: self.clone() }));
+            return Ok(Box::new(Noticing { stream: Box::new(blob), layers: self.clone(), lose: None }));
         }
-        let blob = self
-            .store
-            .layer(diff_id)
-            .blobs()
-            .into_iter()
-            .find(|blob| blob.descriptor.digest == descriptor.digest)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("blob {} is gone", descriptor.digest)))?;
-        self.remote(&blob).map_err(io::Error::other)
+        let blob =
+            self.known_blobs(diff_id).into_iter().find(|blob| blob.descriptor.digest == descriptor.digest).ok_or_else(
+                || io::Error::new(io::ErrorKind::NotFound, format!("blob {} is gone", descriptor.digest)),
+            )?;
+        let (source, stream) =
+            self.remote(&blob).inspect_err(|error| self.lose(diff_id, &blob, error)).map_err(io::Error::other)?;
+        let lose = Some((*diff_id, LayerBlob { sources: vec![source], ..blob }));
+        Ok(Box::new(Noticing { stream, layers: self.clone(), lose }))
+    }
+
+    /// Notes that a blob that came from elsewhere is not to be had there, if a step can make its layer again: then the
+    /// build, tried again, runs that.
+    fn lose(&self, diff_id: &Digest, blob: &LayerBlob, error: &BuildError) {
+        if error.kind == Kind::Cancelled || self.cancel.is_cancelled() || !self.lost.add(diff_id, &error.message) {
+            return;
+        }
+        // Others may be back tomorrow.
+        let is_gone = error.kind == Kind::Input || error.is_damage;
+        for source in blob.sources.iter().filter(|_| is_gone) {
+            if let Err(error) = self.store.layer(diff_id).forget_source(&blob.descriptor.digest, source) {
+                tracing::debug!(%error, "the next build will try {source} again");
+            }
+        }
+        self.damage.store(true, Ordering::Relaxed);
     }
 
     /// Sorts an error of the store. A layer's directory that turned out to be damaged is taken away.
@@ -319,7 +365,7 @@ impl Layers {
             return Err(BuildError::cancelled());
         }
         let layer = self.store.layer(diff_id);
-        let blobs = layer.blobs();
+        let blobs = self.known_blobs(diff_id);
         let has_blob = blobs.iter().any(|blob| self.store.has_blob(&blob.descriptor.digest));
         let has_source = blobs.iter().any(|blob| !blob.sources.is_empty());
         // The directory of a layer that came from elsewhere does not give the same blob again.
@@ -338,45 +384,42 @@ impl Layers {
         })?;
         let source = blob.sources.first().cloned().unwrap_or_default();
         let step = self.steps.start(format!("[internal] pull {} from {source}", blob.descriptor.digest));
-        let result = self.unpack(diff_id, &blob, &source, &step).map_err(|mut error| {
+        let result = self.unpack(diff_id, &blob, &step).map_err(|mut error| {
             error.location = self.origins.lock().expect("no panic under the lock").get(diff_id).cloned();
             error
         });
         step.end(result)
     }
 
-    fn unpack(&self, diff_id: &Digest, blob: &LayerBlob, source: &str, step: &Step) -> Result<(), BuildError> {
-        let mut stream = Counted {
-            stream: self.remote(blob)?,
-            step,
-            item: blob.descriptor.digest.to_string(),
-            total: blob.descriptor.size,
-            current: 0,
-            told: 0,
-        };
-        let unpack = Unpack {
-            diff_id: *diff_id,
-            blob: blob.descriptor.clone(),
-            source: Some(source.to_owned()),
-            keep_blob: true,
-        };
+    fn unpack(&self, diff_id: &Digest, blob: &LayerBlob, step: &Step) -> Result<(), BuildError> {
+        let (source, stream) = self.remote(blob).inspect_err(|error| self.lose(diff_id, blob, error))?;
+        let item = blob.descriptor.digest.to_string();
+        let mut stream = Counted { stream, step, item, total: blob.descriptor.size, current: 0, told: 0 };
+        let unpack =
+            Unpack { diff_id: *diff_id, blob: blob.descriptor.clone(), source: Some(source.clone()), keep_blob: true };
         let result = layer::unpack(&self.store, &unpack, &mut stream, &|| self.cancel.is_cancelled());
-        result.map_err(|error| self.failed(&error).context(format!("cannot pull {}", blob.descriptor.digest)))
+        result.map_err(|error| {
+            let failed = self.failed(&error).context(format!("cannot pull {}", blob.descriptor.digest));
+            if is_of_content(&error) {
+                self.lose(diff_id, &LayerBlob { sources: vec![source], ..blob.clone() }, &failed);
+            }
+            failed
+        })
     }
 
-    /// Opens the first source that answers.
-    fn remote(&self, blob: &LayerBlob) -> Result<Box<dyn Read + Send>, BuildError> {
+    /// Opens the first source that answers; also says which.
+    fn remote(&self, blob: &LayerBlob) -> Result<(String, Box<dyn Read + Send>), BuildError> {
         let mut first = None;
         for source in &blob.sources {
-            let opened = match layout::blob_path(source, &blob.descriptor.digest) {
+            let opened: Result<Box<dyn Read + Send>, _> = match layout::blob_path(source, &blob.descriptor.digest) {
                 Some(path) => match File::open(&path) {
-                    Ok(file) => return Ok(Box::new(file)),
+                    Ok(file) => Ok(Box::new(file)),
                     Err(error) => Err(BuildError::environment(format!("cannot read {}: {error}", path.display()))),
                 },
                 None => self.fetch(source, &blob.descriptor),
             };
             match opened {
-                Ok(stream) => return Ok(stream),
+                Ok(stream) => return Ok((source.clone(), stream)),
                 Err(error) => first = first.or(Some(error)),
             }
         }
@@ -399,6 +442,17 @@ fn is_of(descriptor: &Descriptor, compression: Compression) -> bool {
     matches!(
         (compression, suffix),
         (Compression::Gzip, "gzip") | (Compression::Zstd, "zstd") | (Compression::Uncompressed, "tar")
+    )
+}
+
+/// Whether a layer could not be unpacked for what it is, or for where it comes from, rather than for this machine.
+fn is_of_content(error: &LayerError) -> bool {
+    matches!(
+        error,
+        LayerError::Archive { .. }
+            | LayerError::Stream { .. }
+            | LayerError::DiffId { .. }
+            | LayerError::Blob(BlobError::Damaged { .. } | BlobError::Size { .. })
     )
 }
 
@@ -482,15 +536,26 @@ fn is_foreign_id(error: &LayerError) -> bool {
         if error.doing == FileError::GIVING && error.source.kind() == io::ErrorKind::InvalidInput)
 }
 
-/// A blob of the store that tells when it turns out to be damaged.
+/// A blob that tells when it turns out to be damaged.
 struct Noticing {
-    blob: BlobReader,
+    stream: Box<dyn Read + Send>,
     layers: Arc<Layers>,
+    /// The layer and where its blob comes from, if that is not the store.
+    lose: Option<(Digest, LayerBlob)>,
 }
 
 impl Read for Noticing {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.blob.read(buffer).inspect_err(|_| self.layers.damage.store(true, Ordering::Relaxed))
+        self.stream.read(buffer).inspect_err(|error| match &self.lose {
+            None => self.layers.damage.store(true, Ordering::Relaxed),
+            Some((diff_id, blob)) => {
+                let error = match RegistryError::from_io(error) {
+                    Some(error) => crate::source::image::registry(error.clone()),
+                    None => BuildError::environment(error.to_string()),
+                };
+                self.layers.lose(diff_id, blob, &error);
+            }
+        })
     }
 }
 

@@ -16,7 +16,9 @@ mod error;
 mod export;
 mod fetch;
 mod images;
+mod imports;
 mod layers;
+mod lost;
 mod op;
 mod plan;
 pub mod progress;
@@ -37,6 +39,9 @@ pub use images::{ImageDetails, ImageSummary, PlatformImage, PruneOptions, Pruned
 pub use kiln_runtime::Resources;
 pub use op::exec::{KeptStep, Seat, ShellRequest};
 pub use plan::parse as parse_build_file;
-pub use request::{BuildFile, BuildRequest, BuildResult, BuiltImage, Compression, Destination, LayerOptions, Output};
+pub use request::{
+    BuildFile, BuildRequest, BuildResult, BuiltImage, CacheSource, CacheTarget, Compression, Destination, LayerOptions,
+    Output,
+};
 pub use step::Steps;
 pub use survey::{SeenFile, survey};

@@ -25,6 +25,10 @@ pub struct BuildRequest {
     pub names: Vec<Reference>,
     /// What is to be made of the result. Empty: the image goes to the store.
     pub outputs: Vec<Output>,
+    /// Caches elsewhere that are looked in for what the store does not have, in this order.
+    pub cache_from: Vec<CacheSource>,
+    /// What others are given to find what was built here.
+    pub cache_to: BTreeSet<CacheTarget>,
     /// Ask the registries again what the tags of base images point to.
     pub pull: bool,
     /// What the build file may do beyond the ordinary.
@@ -46,6 +50,20 @@ pub struct BuildFile {
     pub name: String,
     /// Its bytes.
     pub text: Vec<u8>,
+}
+
+/// A cache elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CacheSource {
+    /// Under this name in a registry: an image with its cache in it.
+    Registry(Reference),
+}
+
+/// Where a cache is written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CacheTarget {
+    /// Into the config of the image.
+    Inline,
 }
 
 /// What is to be made of the result.

@@ -319,6 +319,7 @@ mod tests {
             seconds: 0.0,
             size: 0,
             created,
+            contents: Vec::new(),
         };
         store.record(&record).unwrap();
     }

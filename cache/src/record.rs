@@ -29,7 +29,8 @@ pub struct Record {
     pub op: Digest,
     /// A name for people: `RUN make`.
     pub step: String,
-    /// For each output, the diff ids of its layers, lowest first.
+    /// For each output, the diff ids of its layers, lowest first. None at all where only the keys are
+    /// known: a cache elsewhere said that it was made.
     pub outputs: Vec<Vec<Digest>>,
     /// What the key was made of.
     pub inputs: Vec<NamedInput>,
@@ -39,6 +40,19 @@ pub struct Record {
     pub size: u64,
     /// When it was made, in nanoseconds since 1970.
     pub created: u64,
+    /// The keys made of contents that lead to it, as far as they are known. For caches elsewhere: here
+    /// only what this store was asked for is a key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contents: Vec<Digest>,
+}
+
+/// What a key leads to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Known {
+    /// The identity of the results.
+    pub class: Digest,
+    /// What is known of them, the newest first.
+    pub records: Vec<Record>,
 }
 
 /// Something that a key was made of.
@@ -51,6 +65,13 @@ pub struct NamedInput {
     /// Its value, where it is short and no secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+}
+
+impl Record {
+    /// Whether it says what the step came to, rather than that it was made.
+    pub fn has_outputs(&self) -> bool {
+        !self.outputs.is_empty()
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -78,7 +99,18 @@ impl Relation {
 impl Store {
     /// Returns the newest result of a key that can be read. Nothing is written.
     pub fn lookup(&self, key: &Digest) -> Option<Record> {
-        self.classes(Relation::Keys, key).find_map(|class| self.results(&class).into_iter().next())
+        self.known(key)?.records.into_iter().find(Record::has_outputs)
+    }
+
+    /// Returns what a key leads to: the newest class with a result that can be read, else the newest.
+    pub fn known(&self, key: &Digest) -> Option<Known> {
+        let classes = self.classes(Relation::Keys, key);
+        let mut known = classes.map(|class| Known { class, records: self.results(&class) });
+        let newest = known.next()?;
+        if newest.records.iter().any(Record::has_outputs) {
+            return Some(newest);
+        }
+        Some(known.find(|known| known.records.iter().any(Record::has_outputs)).unwrap_or(newest))
     }
 
     /// Returns the class that a key leads to, whether or not a result of it is left.
@@ -249,6 +281,7 @@ mod tests {
             seconds: 1.5,
             size: 10,
             created,
+            contents: Vec::new(),
         }
     }
 
@@ -284,6 +317,21 @@ mod tests {
         // Written again, it is whole again.
         store.record(&record("key", "fresh", 0x10)).unwrap();
         assert_eq!(store.lookup(&Digest::of("key")).unwrap().class, Digest::of("fresh"));
+    }
+
+    #[test]
+    fn what_was_made_elsewhere_has_a_class_and_no_result() {
+        let (_temporary, store) = store();
+        let elsewhere = Record { outputs: Vec::new(), contents: vec![Digest::of("k")], ..record("key", "class", 9) };
+        store.record(&elsewhere).unwrap();
+        assert_eq!(store.lookup(&Digest::of("key")), None);
+        let known = store.known(&Digest::of("key")).unwrap();
+        assert_eq!((known.class, &known.records[..]), (Digest::of("class"), &[elsewhere][..]));
+        // A content that was only told of is no key.
+        assert_eq!(store.known(&Digest::of("k")), None);
+        let made = record("key", "class", 5);
+        store.record(&made).unwrap();
+        assert_eq!(store.lookup(&Digest::of("key")), Some(made));
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! and terminal, draws progress and errors, and turns failures into exit codes. It is the only crate that prints.
 
 mod answer;
-mod base64;
 mod command;
 mod excerpt;
 mod input;

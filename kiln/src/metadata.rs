@@ -62,6 +62,8 @@ pub mod tests {
             platforms: Vec::new(),
             names: names.iter().map(|name| crate::input::value::tag(name).unwrap()).collect(),
             outputs: Vec::new(),
+            cache_from: Vec::new(),
+            cache_to: Default::default(),
             pull: false,
             allowed: Default::default(),
             resources: Default::default(),

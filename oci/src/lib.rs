@@ -5,6 +5,7 @@
 //! absent members, so equal values always give equal bytes (OCI image spec; order as the Go
 //! types that other builders use).
 
+pub mod base64;
 mod chain;
 mod config;
 mod descriptor;
@@ -21,4 +22,4 @@ pub use digest::{Digest, DigestError, Hasher};
 pub use manifest::{Document, DocumentError, Index, LayoutMarker, Manifest, REF_NAME};
 pub use platform::{Platform, PlatformError, PlatformMatcher};
 pub use reference::{Reference, ReferenceDigest, ReferenceError};
-pub use time::{parse_rfc3339, rfc3339};
+pub use time::{parse_rfc3339, parse_rfc3339_fraction, rfc3339};

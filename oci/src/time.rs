@@ -15,6 +15,11 @@ pub fn rfc3339(seconds: i64, nanoseconds: u32) -> String {
 
 /// Reads an RFC 3339 time as seconds since 1970; the fraction is dropped.
 pub fn parse_rfc3339(text: &str) -> Option<i64> {
+    parse_rfc3339_fraction(text).map(|(seconds, _)| seconds)
+}
+
+/// Reads an RFC 3339 time as seconds since 1970 and nanoseconds; what is finer is dropped.
+pub fn parse_rfc3339_fraction(text: &str) -> Option<(i64, u32)> {
     let number = |range: std::ops::Range<usize>| -> Option<i64> {
         let digits = text.get(range)?;
         digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
@@ -25,7 +30,12 @@ pub fn parse_rfc3339(text: &str) -> Option<i64> {
     if marks.iter().any(|(at, mark)| text.get(*at..at + 1) != Some(mark)) || !(1..=12).contains(&month) {
         return None;
     }
-    let rest = text.get(19..)?.trim_start_matches(|c: char| c == '.' || c.is_ascii_digit());
+    let rest = text.get(19..)?;
+    let digits = rest.strip_prefix('.').unwrap_or_default();
+    let digits = &digits[..digits.bytes().take_while(u8::is_ascii_digit).count()];
+    let nanoseconds = digits.bytes().chain(std::iter::repeat(b'0')).take(9);
+    let nanoseconds = nanoseconds.fold(0, |number, digit| number * 10 + u32::from(digit - b'0'));
+    let rest = rest.trim_start_matches(|c: char| c == '.' || c.is_ascii_digit());
     let offset = match rest {
         "Z" | "z" => 0,
         _ => {
@@ -38,7 +48,7 @@ pub fn parse_rfc3339(text: &str) -> Option<i64> {
             sign * (hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60)
         }
     };
-    Some(days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset)
+    Some((days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset, nanoseconds))
 }
 
 /// The date of a day counted from 1970-01-01 (years of 365.2425 days, beginning in March).
@@ -88,8 +98,10 @@ mod tests {
         for seconds in [0, 951_782_399, 951_782_400, 1_700_000_000, 4_102_444_800, 253_402_300_799] {
             let text = rfc3339(seconds, 5);
             assert_eq!(parse_rfc3339(&text), Some(seconds), "{text}");
+            assert_eq!(parse_rfc3339_fraction(&text), Some((seconds, 5)), "{text}");
         }
-        assert_eq!(parse_rfc3339("2024-02-29T14:34:56.5+02:00"), Some(1_709_210_096));
+        assert_eq!(parse_rfc3339_fraction("2024-02-29T14:34:56.5+02:00"), Some((1_709_210_096, 500_000_000)));
+        assert_eq!(parse_rfc3339_fraction("1970-01-01T00:00:01.0123456789Z"), Some((1, 12_345_678)));
         for wrong in
             ["", "2024", "2024-13-01T00:00:00Z", "2024-01-01T00:00:00", "2024-01-01 é0:00:00Z", "2024-01-01T00:00:00+2"]
         {

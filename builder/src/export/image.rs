@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use kiln_cache::Store;
+use kiln_cache::remote::{Entry, inline};
 use kiln_frontend::lower::Plan;
 use kiln_oci::{Descriptor, Digest, Index, Manifest, media_type, rfc3339};
 use rayon::prelude::*;
 
 use super::history::{self, Times};
-use crate::error::BuildError;
+use crate::error::{BuildError, chain};
 use crate::layers::Layers;
 use crate::request::LayerOptions;
 use crate::solver::Solution;
@@ -79,7 +80,7 @@ pub struct Image {
 }
 
 /// Makes config and manifest and puts them into the store. Layers get blobs, those of base
-/// images keep theirs wherever they are.
+/// images keep theirs wherever they are. `cache` goes into the config.
 ///
 /// # Errors
 /// When a blob cannot be made or the store not be written.
@@ -89,25 +90,29 @@ pub fn make(
     plan: &Plan,
     solution: &Solution,
     options: LayerOptions,
+    cache: &[Entry],
 ) -> Result<Image, BuildError> {
     let epoch = plan.epoch;
-    let mut chain = solution.chain(plan.root);
+    let mut diff_ids = solution.chain(plan.root);
     if let (true, Some(epoch)) = (options.clamp, epoch) {
         // The lowest layers are the base's, as many as the new history does not account for.
         let new = plan.config.history.iter().skip(plan.base_history).filter(|entry| !entry.empty_layer).count();
-        let base = chain.len().saturating_sub(new);
-        for diff_id in &mut chain[base..] {
+        let base = diff_ids.len().saturating_sub(new);
+        for diff_id in &mut diff_ids[base..] {
             *diff_id = layers.clamped(diff_id, epoch, options.compression)?;
         }
     }
     let mut config = plan.config.clone();
-    config.rootfs.diff_ids.clone_from(&chain);
+    config.rootfs.diff_ids.clone_from(&diff_ids);
     let new: Vec<Option<u64>> = plan
         .layer_edges
         .iter()
         .map(|edge| edge.and_then(|edge| solution.solved.get(&edge.vertex)).and_then(|solved| solved.created))
         .collect();
-    history::complete(&mut config.history, &Times { layers: chain.len(), base: plan.base_history, new: &new, epoch });
+    history::complete(
+        &mut config.history,
+        &Times { layers: diff_ids.len(), base: plan.base_history, new: &new, epoch },
+    );
     if config.created.is_none() {
         config.created = config.history.iter().rev().find_map(|entry| entry.created.clone());
     }
@@ -117,9 +122,11 @@ pub fn make(
             config.created = Some(epoch);
         }
     }
+    // What the base has there is about other layers.
+    inline::write(&mut config, cache).map_err(|error| BuildError::bug(chain(&error)))?;
     let config_bytes = serde_json::to_vec(&config).map_err(|error| BuildError::bug(error.to_string()))?;
     let blobs: Vec<Descriptor> =
-        chain.par_iter().map(|diff_id| layers.descriptor(diff_id, options)).collect::<Result<_, _>>()?;
+        diff_ids.par_iter().map(|diff_id| layers.descriptor(diff_id, options)).collect::<Result<_, _>>()?;
     let config = Descriptor::of(media_type::CONFIG, &config_bytes);
     let manifest = Manifest {
         schema_version: 2,
@@ -135,7 +142,12 @@ pub fn make(
     keep(store, &manifest_bytes)?;
     let mut descriptor = Descriptor::of(media_type::MANIFEST, &manifest_bytes);
     descriptor.platform = Some(plan.config.platform.clone());
-    Ok(Image { descriptor, manifest: manifest_bytes, config, layers: chain.into_iter().zip(manifest.layers).collect() })
+    Ok(Image {
+        descriptor,
+        manifest: manifest_bytes,
+        config,
+        layers: diff_ids.into_iter().zip(manifest.layers).collect(),
+    })
 }
 
 /// Puts a document into the store.

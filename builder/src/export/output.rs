@@ -4,17 +4,18 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use kiln_cache::Store;
+use kiln_frontend::dockerfile::csv;
 use kiln_oci::{Digest, Platform, Reference};
 
 use super::archive::{self, Archive, DirectorySink, TarSink, write_failed};
 use super::files::{self, Part};
 use super::image::{self, ImageSet};
-use super::push;
+use super::{cache, push};
 use crate::engine::{Client, Work};
 use crate::error::BuildError;
 use crate::op::content::Contents;
 use crate::plan::Planned;
-use crate::request::{BuildRequest, BuiltImage, Destination, LayerOptions, Output};
+use crate::request::{BuildRequest, BuiltImage, CacheTarget, Destination, LayerOptions, Output};
 use crate::solver::Solution;
 use crate::source::image::environment;
 
@@ -54,6 +55,16 @@ pub fn layer_options(request: &BuildRequest) -> Option<LayerOptions> {
     }
     let in_store = request.outputs.iter().find(|output| matches!(output, Output::Image { .. }));
     in_store.and_then(Output::layers).or_else(|| request.outputs.iter().find_map(Output::layers))
+}
+
+/// The build argument that puts the cache into the image.
+const INLINE_CACHE: &str = "BUILDKIT_INLINE_CACHE";
+
+/// Whether the image is to have its cache in it.
+fn has_cache(request: &BuildRequest) -> bool {
+    let argument = request.options.build_args.get(INLINE_CACHE);
+    // Other builders take what is no truth value for a no.
+    request.cache_to.contains(&CacheTarget::Inline) || argument.and_then(|text| csv::boolean(text)).unwrap_or(false)
 }
 
 /// The images that were made so far; two outputs that want the same layers share one.
@@ -104,7 +115,11 @@ impl Exporter<'_> {
         let make = || -> Result<ImageSet, BuildError> {
             let mut images = Vec::new();
             for plan in &self.planned.plans {
-                let image = image::make(self.store, &self.work.layers, plan, self.solution, options)?;
+                let cache = match has_cache(self.request) {
+                    true => cache::entries(self.store, &self.planned.graph, plan, self.solution),
+                    false => Vec::new(),
+                };
+                let image = image::make(self.store, &self.work.layers, plan, self.solution, options, &cache)?;
                 step.note(format!("exporting manifest {}", image.descriptor.digest));
                 step.note(format!("exporting config {}", image.config.digest));
                 images.push(image);

@@ -1,6 +1,7 @@
 //! The work on one vertex: its content key, its lock, what it does, and the record of it.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use kiln_cache::{NamedInput, Record, Store, StoreLock};
@@ -12,7 +13,7 @@ use kiln_oci::{Digest, Platform};
 use kiln_runtime::Cancel;
 
 use super::{
-    Run, Solved, Value, classes, fresh_class, is_of_session, key, nanoseconds, now, op_in_session, scratch_class,
+    Progress, Run, Solved, Value, absent, definition, fresh_class, key, nanoseconds, now, op_in_session, scratch_class,
 };
 use crate::error::{BuildError, chain};
 use crate::layers;
@@ -23,16 +24,37 @@ use crate::source::local::LocalContext;
 use crate::source::remote::Remote;
 use crate::step::Step;
 
-/// The work on one vertex.
-pub struct Job<'r, 's> {
-    pub(super) run: &'r Run<'s>,
-    pub(super) id: VertexId,
-    pub(super) vertex: &'r Vertex,
-    pub(super) inputs: &'r [Option<Solved>],
-    pub(super) step: &'r Step,
+/// What a vertex is looked for by, besides its definition.
+enum Sought {
+    /// Nothing.
+    None,
+    /// The content of these, which they must have first.
+    Needs(Vec<VertexId>),
+    /// This.
+    Key(Digest),
 }
 
-impl Job<'_, '_> {
+/// The work on one vertex.
+pub struct Job<'r, 's> {
+    run: &'r Run<'s>,
+    id: VertexId,
+    vertex: &'r Vertex,
+    inputs: &'r [Option<Solved>],
+    /// Whether somebody needs the result, rather than its class.
+    is_wanted: bool,
+    /// Begun when there is something to tell.
+    step: OnceLock<Step>,
+}
+
+impl<'r, 's> Job<'r, 's> {
+    pub(super) fn new(run: &'r Run<'s>, id: VertexId, inputs: &'r [Option<Solved>], is_wanted: bool) -> Self {
+        Self { run, id, vertex: run.solver.graph.vertex(id), inputs, is_wanted, step: OnceLock::new() }
+    }
+
+    /// Returns the step, if it was begun.
+    pub(super) fn into_step(self) -> Option<Step> {
+        self.step.into_inner()
+    }
     /// Returns what the vertex works on.
     pub fn inputs(&self) -> &[Option<Solved>] {
         self.inputs
@@ -50,7 +72,7 @@ impl Job<'_, '_> {
 
     /// Returns how the user sees it.
     pub fn step(&self) -> &Step {
-        self.step
+        self.step.get_or_init(|| self.run.solver.steps.start(&self.vertex.name))
     }
 
     /// Returns what opens files.
@@ -59,36 +81,73 @@ impl Job<'_, '_> {
     }
 
     /// Finds or makes the result.
-    pub(super) fn solve(&self) -> Result<Solved, BuildError> {
+    pub(super) fn solve(&self) -> Result<Progress, BuildError> {
         if let Op::Source(source) = &self.vertex.op {
-            return self.fetch(source);
+            return self.fetch(source).map(Progress::Solved);
         }
         if let Op::File(op) = &self.vertex.op {
             self.warn(op)?;
         }
-        let store = self.run.solver.store;
-        let op = op_digest(self.vertex);
-        // Steps that differ only in where their sources lie may share results by content.
-        let kind = content_op_digest(self.vertex);
-        let is_of_session = is_of_session(self.inputs);
-        let definition = (!is_of_session).then(|| key::definition(&op, &classes(self.inputs)));
-        let is_eligible = self.has_content_inputs();
+        let definition = definition(self.vertex, self.inputs);
+        let looks_up = !self.vertex.ignore_cache;
+        if let (true, Some(key)) = (looks_up, &definition)
+            && let Some(found) = self.import(key)
+        {
+            return Ok(Progress::Solved(found));
+        }
+        let sought = if looks_up { self.sought()? } else { Sought::None };
+        let content = match sought {
+            Sought::None => None,
+            Sought::Needs(absent) => return Ok(Progress::Needs(absent)),
+            Sought::Key(key) => {
+                if let Some(found) = self.run.look_up(&key, self.is_wanted).or_else(|| self.import(&key)) {
+                    if let Some(definition) = &definition {
+                        self.alias(definition, &key);
+                    }
+                    return Ok(Progress::Solved(found));
+                }
+                Some(key)
+            }
+        };
+        let absent = absent(self.vertex, self.inputs);
+        if !absent.is_empty() {
+            return Ok(Progress::Needs(absent));
+        }
+        self.make(definition, content).map(Progress::Solved)
+    }
+
+    /// Returns the content key, if it is worth looking for that.
+    fn sought(&self) -> Result<Sought, BuildError> {
+        let solver = self.run.solver;
         // Without any record of this step there is nothing to find: then the content is
         // hashed while it is copied, and read once instead of twice.
         let is_bound = matches!(self.vertex.op, Op::Exec(_));
-        let is_sought = is_eligible && !self.vertex.ignore_cache && (is_bound || store.has_op(&kind));
-        let sought = is_sought.then(|| self.content_key()).transpose()?;
-        if let Some(found) = sought.as_ref().and_then(|content| self.run.look_up(content)) {
-            if let (Some(definition), Some(content)) = (&definition, &sought) {
-                self.alias(definition, content);
-            }
-            return Ok(found);
+        let kind = content_op_digest(self.vertex);
+        let may_be = || solver.store.has_op(&kind) || solver.imports.have_any(self.run.cancel());
+        if !self.has_content_inputs() || !(is_bound || may_be()) {
+            return Ok(Sought::None);
         }
+        let absent = self.absent_contents();
+        if !absent.is_empty() {
+            return Ok(Sought::Needs(absent));
+        }
+        if solver.imports.is_empty() && !self.inputs.iter().flatten().any(Solved::is_absent) {
+            // Reading may take a while, and there is little doubt that the result will be needed.
+            self.step();
+        }
+        self.content_key().map(Sought::Key)
+    }
+
+    /// Does the work, unless somebody has done it meanwhile. `sought` is the content key, if it is known.
+    fn make(&self, definition: Option<Digest>, sought: Option<Digest>) -> Result<Solved, BuildError> {
+        let store = self.run.solver.store;
+        let op = op_digest(self.vertex);
         let name = definition.unwrap_or_else(|| op_in_session(&op, &self.run.session));
+        self.step();
         let _lock = lock(store, &name, self.run.cancel())?;
         // Somebody else may have been doing the same.
         if !self.vertex.ignore_cache
-            && let Some(found) = definition.as_ref().and_then(|key| self.run.look_up(key))
+            && let Some(found) = definition.as_ref().and_then(|key| self.run.look_up(key, true))
         {
             return Ok(found);
         }
@@ -102,37 +161,108 @@ impl Job<'_, '_> {
         layers.push(diff_id);
         // What was hashed before is what was copied.
         let content = match sought {
-            None if is_eligible => Some(self.content_key()?),
+            None if self.has_content_inputs() => Some(self.content_key()?),
             sought => sought,
         };
-        let class = match (self.vertex.ignore_cache, definition, content) {
-            (true, _, _) => fresh_class(&self.run.session, self.id),
-            (false, Some(definition), _) => definition,
-            (false, None, Some(content)) => content,
-            (false, None, None) => fresh_class(&self.run.session, self.id),
+        // What was made before and is gone had a class, and others are known by that.
+        let known = |key: Option<Digest>| key.and_then(|key| Some(store.known(&key)?.class));
+        let class = match self.vertex.ignore_cache {
+            true => None,
+            false => known(definition).or_else(|| known(content)).or(definition).or(content),
         };
-        let created = nanoseconds();
-        let record = |key: Digest| Record {
-            key,
-            class,
-            op: kind,
-            step: self.vertex.name.clone(),
-            outputs: vec![layers.clone()],
-            inputs: self.named_inputs(),
+        let class = class.unwrap_or_else(|| fresh_class(&self.run.session, self.id));
+        let made = Record {
             seconds,
             size,
-            created,
+            contents: content.into_iter().collect(),
+            ..self.record(class, Some(layers.clone()), nanoseconds())
         };
         for key in definition.iter().chain(&content) {
-            store.record(&record(*key)).map_err(|error| BuildError::environment(chain(&error)))?;
+            let record = Record { key: *key, ..made.clone() };
+            store.record(&record).map_err(|error| BuildError::environment(chain(&error)))?;
         }
         Ok(Solved {
             class,
             value: Value::Chain(layers.into()),
-            created: Some(created),
+            created: Some(made.created),
             is_of_session: false,
             is_cached: false,
         })
+    }
+
+    /// Describes a result of this step; the key is that of its class.
+    fn record(&self, class: Digest, layers: Option<Vec<Digest>>, created: u64) -> Record {
+        Record {
+            key: class,
+            class,
+            // Steps that differ only in where their sources lie may share results by content.
+            op: content_op_digest(self.vertex),
+            step: self.vertex.name.clone(),
+            outputs: layers.into_iter().collect(),
+            inputs: self.named_inputs(),
+            seconds: 0.0,
+            size: 0,
+            created,
+            contents: Vec::new(),
+        }
+    }
+
+    /// Looks for a result in the caches elsewhere, and keeps what they say: next time it is known here.
+    fn import(&self, key: &Digest) -> Option<Solved> {
+        let solver = self.run.solver;
+        if solver.imports.is_empty() {
+            return None;
+        }
+        let layers = &solver.layers;
+        let is_here = |diff_id: &Digest| layers.is_here(diff_id);
+        let mut found = solver.imports.find(key, &is_here, self.run.cancel())?;
+        // What could not be had a moment ago is not there now.
+        found.chain = found.chain.filter(|chain| chain.iter().all(|(diff_id, _)| !layers.is_lost(diff_id)));
+        for (diff_id, blob) in found.chain.iter().flatten() {
+            if let Err(error) = layers.may_be_had(diff_id, blob, &found.source) {
+                tracing::debug!(%error, "the layers of an imported result cannot be noted");
+                found.chain = None;
+                break;
+            }
+        }
+        // Nothing that was made here gives way to what others say of its class, now or later.
+        let here = self.run.available(&solver.store.results(&found.class));
+        let chain = match &here {
+            Some(Solved { value: Value::Chain(chain), .. }) => Some(chain.to_vec()),
+            _ => found.chain.map(|chain| chain.into_iter().map(|(diff_id, _)| diff_id).collect()),
+        };
+        let now = nanoseconds();
+        let created = here.and_then(|here| here.created).or(found.created).map_or(now, |created| created.min(now));
+        let mut contents = found.contents;
+        if definition(self.vertex, self.inputs) != Some(*key) && !contents.contains(key) {
+            contents.push(*key);
+        }
+        let record = Record { key: *key, contents, ..self.record(found.class, chain.clone(), created) };
+        if let Err(error) = solver.store.record(&record) {
+            tracing::debug!(%error, "an imported result is not kept");
+        }
+        let value = match chain {
+            Some(chain) => Value::Chain(chain.into()),
+            None if self.is_wanted => return None,
+            None => Value::Absent,
+        };
+        Some(Solved { class: found.class, value, created: Some(created), is_of_session: false, is_cached: true })
+    }
+
+    /// Returns those inputs without results that count by their content.
+    fn absent_contents(&self) -> Vec<VertexId> {
+        let mut absent = absent(self.vertex, self.inputs);
+        let counts = |number: usize| match &self.vertex.op {
+            Op::File(_) => number > 0,
+            Op::Exec(op) => {
+                op.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Bind { input, .. } if input == number))
+            }
+            Op::Source(_) | Op::Merge => false,
+        };
+        let edges = self.vertex.inputs.iter().enumerate().filter(|(number, _)| counts(*number));
+        let counting: Vec<VertexId> = edges.filter_map(|(_, edge)| edge.map(|edge| edge.vertex)).collect();
+        absent.retain(|id| counting.contains(id));
+        absent
     }
 
     /// Tells of files that a copy from a directory of the client takes and perhaps should not.
@@ -153,7 +283,9 @@ impl Job<'_, '_> {
     }
 
     fn alias(&self, definition: &Digest, content: &Digest) {
-        if let Some(mut record) = self.run.solver.store.lookup(content) {
+        let known = self.run.solver.store.known(content).map(|known| known.records).unwrap_or_default();
+        let made = known.iter().find(|record| record.has_outputs()).or(known.first());
+        if let Some(mut record) = made.cloned() {
             record.key = *definition;
             if let Err(error) = self.run.solver.store.record(&record) {
                 tracing::debug!(%error, "a second key of a result is not kept");
@@ -171,7 +303,7 @@ impl Job<'_, '_> {
             registry: solver.layers.registry(),
             secrets: solver.client.secrets,
             cancel: self.run.cancel(),
-            step: self.step,
+            step: self.step(),
         };
         let tree = remote.source(source)?;
         Ok(Solved {
@@ -276,6 +408,7 @@ impl Job<'_, '_> {
             None => None,
             Some(Value::Chain(chain)) => Some(file::Source::Files(self.run.solver.layers.files(chain)?)),
             Some(Value::Local(local)) => Some(file::Source::Local(self.run.context(local)?)),
+            Some(Value::Absent) => return Err(BuildError::bug("files of a step that has no result were asked for")),
         })
     }
 

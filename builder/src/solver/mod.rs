@@ -3,6 +3,10 @@
 //! Vertices become ready when all their inputs are known; a ready one is looked up at once,
 //! and only a miss costs a thread. A class, the identity of a result, is known without its
 //! files being here, so a chain of hits touches records alone (spec: cache-keys.md §2.1).
+//!
+//! A vertex whose class is known and whose result is nowhere to be had is left at that
+//! ([`Value::Absent`]) until somebody needs the result: then it is solved once more, as one that is
+//! *wanted*, and who needs it waits.
 
 mod job;
 mod key;
@@ -13,8 +17,8 @@ use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, Once, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use kiln_cache::Store;
 use kiln_cache::context::Memo;
+use kiln_cache::{Record, Store};
 use kiln_frontend::dockerfile::Diagnostic;
 use kiln_frontend::graph::{Edge, Graph, LocalSource, MountKind, Op, Source, Vertex, VertexId, op_digest};
 use kiln_oci::{Digest, Hasher};
@@ -23,6 +27,7 @@ use kiln_runtime::{Cancel, Footing, Program, Resources};
 use crate::engine::{self, Client};
 use crate::error::{BuildError, chain};
 use crate::fetch::FetchedContext;
+use crate::imports::Imports;
 use crate::layers::Layers;
 use crate::op::content::Contents;
 use crate::op::exec::SharedNetwork;
@@ -71,6 +76,8 @@ pub struct Solver<'a> {
     pub keeps_failed: bool,
     /// How the layers of the result become blobs; `None` when nobody wants these.
     pub blobs: Option<LayerOptions>,
+    /// Where else results may be found.
+    pub imports: &'a Imports,
 }
 
 /// What a vertex came to.
@@ -95,6 +102,16 @@ pub enum Value {
     Chain(Arc<[Digest]>),
     /// A directory of the client.
     Local(LocalSource),
+    /// It was made once, and is not to be had without making it again. The class stands for it.
+    Absent,
+}
+
+/// How far a vertex could be solved.
+enum Progress {
+    /// To the end.
+    Solved(Solved),
+    /// These must have results first.
+    Needs(Vec<VertexId>),
 }
 
 /// What a whole build came to.
@@ -113,6 +130,19 @@ impl Solution {
             _ => Vec::new(),
         }
     }
+
+    /// Returns the key of a step that is made of how its inputs were made; none where that says nothing to other builds.
+    pub fn definition(&self, vertex: &Vertex) -> Option<Digest> {
+        let input = |input: &Option<Edge>| input.and_then(|edge| self.solved.get(&edge.vertex).cloned());
+        definition(vertex, &vertex.inputs.iter().map(input).collect::<Vec<_>>())
+    }
+}
+
+impl Solved {
+    /// Whether there is no result, but a class.
+    fn is_absent(&self) -> bool {
+        matches!(self.value, Value::Absent)
+    }
 }
 
 /// The identity of the empty file system.
@@ -127,7 +157,7 @@ impl Solver<'_> {
         let needed = self.graph.needed(roots.iter().copied());
         self.empty_cache_mounts(&needed)?;
         let run = Run::new(self, roots, &needed);
-        run.all(needed)
+        run.all(needed, roots)
     }
 
     /// Commands that are to run again, whatever is known of them, find their cache mounts empty.
@@ -159,6 +189,8 @@ struct Run<'s> {
     in_result: BTreeSet<VertexId>,
     contexts: Mutex<BTreeMap<String, Arc<Walked>>>,
     warnings: Mutex<Vec<Diagnostic>>,
+    /// Vertices without a result that the user has been told of.
+    told: Mutex<BTreeSet<VertexId>>,
     slots: Slots,
 }
 
@@ -171,7 +203,75 @@ struct Slots {
     changed: Condvar,
 }
 
-type Outcome = (VertexId, Result<Solved, BuildError>);
+type Outcome = (VertexId, Result<Progress, BuildError>);
+
+/// Which vertices can be worked on.
+struct Schedule {
+    /// Now.
+    ready: Vec<VertexId>,
+    /// Once so many others are solved.
+    waiting: BTreeMap<VertexId, usize>,
+    /// Who waits for which.
+    users: BTreeMap<VertexId, Vec<VertexId>>,
+    /// Those whose result somebody needs.
+    wanted: BTreeSet<VertexId>,
+    solved: BTreeMap<VertexId, Solved>,
+}
+
+impl Schedule {
+    fn new(graph: &Graph, needed: &BTreeSet<VertexId>, wanted: BTreeSet<VertexId>) -> Self {
+        let (users, waiting) = (BTreeMap::<VertexId, Vec<VertexId>>::new(), BTreeMap::new());
+        let mut schedule = Self { ready: Vec::new(), waiting, users, wanted, solved: BTreeMap::new() };
+        for id in needed {
+            let inputs: BTreeSet<VertexId> =
+                graph.vertex(*id).inputs.iter().flatten().map(|edge| edge.vertex).collect();
+            for input in &inputs {
+                schedule.users.entry(*input).or_default().push(*id);
+            }
+            if inputs.is_empty() {
+                schedule.ready.push(*id);
+            } else {
+                schedule.waiting.insert(*id, inputs.len());
+            }
+        }
+        schedule.ready.reverse();
+        schedule
+    }
+
+    /// Keeps what a vertex came to, and lets those go on who waited for it.
+    fn solve(&mut self, id: VertexId, solved: Solved) {
+        self.solved.insert(id, solved);
+        for user in self.users.remove(&id).unwrap_or_default() {
+            if let Some(left) = self.waiting.get_mut(&user) {
+                *left -= 1;
+                if *left == 0 {
+                    self.ready.push(user);
+                }
+            }
+        }
+    }
+
+    /// Has `id` wait until `inputs`, which were solved without results, have them.
+    fn want(&mut self, id: VertexId, inputs: Vec<VertexId>) {
+        let mut left = 0;
+        for input in inputs {
+            // Somebody else may have wanted it meanwhile, and got it.
+            if self.solved.get(&input).is_some_and(|solved| !solved.is_absent()) {
+                continue;
+            }
+            left += 1;
+            self.users.entry(input).or_default().push(id);
+            if self.wanted.insert(input) {
+                self.ready.push(input);
+            }
+        }
+        if left == 0 {
+            self.ready.push(id);
+        } else {
+            self.waiting.insert(id, left);
+        }
+    }
+}
 
 impl<'s> Run<'s> {
     fn new(solver: &'s Solver<'s>, roots: &[Edge], needed: &BTreeSet<VertexId>) -> Self {
@@ -184,6 +284,7 @@ impl<'s> Run<'s> {
             in_result: BTreeSet::new(),
             contexts: Mutex::default(),
             warnings: Mutex::default(),
+            told: Mutex::default(),
             slots: Slots { free: Mutex::new(solver.jobs.unwrap_or(usize::MAX)), changed: Condvar::new() },
         };
         // Inputs come before their users, so one pass from the end sees users first.
@@ -214,32 +315,16 @@ impl<'s> Run<'s> {
         run
     }
 
-    fn all(self, needed: BTreeSet<VertexId>) -> Result<Solution, BuildError> {
+    fn all(self, needed: BTreeSet<VertexId>, roots: &[Edge]) -> Result<Solution, BuildError> {
         let graph = self.solver.graph;
-        let mut waiting: BTreeMap<VertexId, usize> = BTreeMap::new();
-        let mut users: BTreeMap<VertexId, Vec<VertexId>> = BTreeMap::new();
-        let mut ready: Vec<VertexId> = Vec::new();
-        for id in &needed {
-            let inputs: BTreeSet<VertexId> =
-                graph.vertex(*id).inputs.iter().flatten().map(|edge| edge.vertex).collect();
-            for input in &inputs {
-                users.entry(*input).or_default().push(*id);
-            }
-            if inputs.is_empty() {
-                ready.push(*id);
-            } else {
-                waiting.insert(*id, inputs.len());
-            }
-        }
-        ready.reverse();
-        let mut solved: BTreeMap<VertexId, Solved> = BTreeMap::new();
+        let mut schedule = Schedule::new(graph, &needed, roots.iter().map(|edge| edge.vertex).collect());
         let mut failure: Option<BuildError> = None;
         let this = &self;
         std::thread::scope(|scope| {
             let (sender, outcomes) = mpsc::channel::<Outcome>();
             let mut active = 0usize;
             loop {
-                while let Some(id) = ready.pop() {
+                while let Some(id) = schedule.ready.pop() {
                     if failure.is_some() || this.cancel().is_cancelled() {
                         continue;
                     }
@@ -247,18 +332,17 @@ impl<'s> Run<'s> {
                         .vertex(id)
                         .inputs
                         .iter()
-                        .map(|input| input.and_then(|edge| solved.get(&edge.vertex).cloned()))
+                        .map(|input| input.and_then(|edge| schedule.solved.get(&edge.vertex).cloned()))
                         .collect();
-                    match this.quick(id, &inputs) {
-                        Some(result) => {
-                            solved.insert(id, result);
-                            release(id, &users, &mut waiting, &mut ready);
-                        }
+                    let is_wanted = schedule.wanted.contains(&id);
+                    match this.quick(id, &inputs, is_wanted) {
+                        Some(Progress::Solved(result)) => schedule.solve(id, result),
+                        Some(Progress::Needs(inputs)) => schedule.want(id, inputs),
                         None => {
                             active += 1;
                             let sender = sender.clone();
                             scope.spawn(move || {
-                                let result = this.slow(id, &inputs);
+                                let result = this.slow(id, &inputs, is_wanted);
                                 // The receiver lives until every thread has reported.
                                 let _ = sender.send((id, result));
                             });
@@ -271,7 +355,8 @@ impl<'s> Run<'s> {
                 let Ok((id, result)) = outcomes.recv() else { break };
                 active -= 1;
                 match result {
-                    Ok(result) => {
+                    Ok(Progress::Needs(inputs)) => schedule.want(id, inputs),
+                    Ok(Progress::Solved(result)) => {
                         // Packing a finished layer goes on beside the steps after it.
                         if let Some((layer, options)) = this.to_compress(id, &result) {
                             scope.spawn(move || {
@@ -280,8 +365,7 @@ impl<'s> Run<'s> {
                                 }
                             });
                         }
-                        solved.insert(id, result);
-                        release(id, &users, &mut waiting, &mut ready);
+                        schedule.solve(id, result);
                     }
                     Err(error) => {
                         // The target needs everything that was started: nothing of it can succeed now.
@@ -295,13 +379,28 @@ impl<'s> Run<'s> {
             }
         });
         self.save_contexts();
+        let solved = schedule.solved;
+        let is_whole = solved.len() == needed.len()
+            && roots.iter().all(|edge| solved.get(&edge.vertex).is_some_and(|solved| !solved.is_absent()));
         match failure {
             Some(failure) => Err(failure),
-            None if solved.len() < needed.len() => Err(BuildError::cancelled()),
+            None if !is_whole => Err(BuildError::cancelled()),
             None => {
+                self.tell_absent(&solved);
                 let mut warnings = self.warnings.into_inner().expect("no panic under the lock");
                 warnings.sort_by_key(|warning| warning.lines.first().map(|lines| lines.first));
                 Ok(Solution { solved, warnings })
+            }
+        }
+    }
+
+    /// Tells of the steps whose results nobody needed after all: only now that is sure.
+    fn tell_absent(&self, solved: &BTreeMap<VertexId, Solved>) {
+        let told = self.told.lock().expect("no panic under the lock");
+        for (id, _) in solved.iter().filter(|(id, solved)| solved.is_absent() && !told.contains(id)) {
+            let vertex = self.solver.graph.vertex(*id);
+            if matches!(vertex.op, Op::Exec(_) | Op::File(_)) {
+                self.solver.steps.start(&vertex.name).cached();
             }
         }
     }
@@ -329,31 +428,40 @@ impl<'s> Run<'s> {
         }
     }
 
-    /// What needs no work: sources, merges, and steps whose definition is known.
-    fn quick(&self, id: VertexId, inputs: &[Option<Solved>]) -> Option<Solved> {
+    /// What needs no work: sources, merges, and steps whose definition is known here.
+    fn quick(&self, id: VertexId, inputs: &[Option<Solved>], is_wanted: bool) -> Option<Progress> {
         let vertex = self.solver.graph.vertex(id);
-        match &vertex.op {
-            Op::Source(Source::Image { .. } | Source::OciLayout { .. }) => self.image(vertex),
+        let solved = match &vertex.op {
+            Op::Source(Source::Image { .. } | Source::OciLayout { .. }) => self.image(vertex)?,
             Op::Source(Source::Local(local)) if local.name == "context" && self.solver.context.is_some() => {
-                self.solver.context.map(fetched)
+                self.solver.context.map(fetched)?
             }
             Op::Source(Source::Local(local)) => {
                 let mut hasher = Hasher::domain("kiln.local.v1");
                 hasher.digest(&self.session).field(&local.name);
                 let value = Value::Local(local.clone());
-                Some(Solved { class: hasher.finish(), value, created: None, is_of_session: true, is_cached: true })
+                Solved { class: hasher.finish(), value, created: None, is_of_session: true, is_cached: true }
             }
-            Op::Source(_) => None,
-            Op::Merge => Some(merge(inputs)),
+            Op::Source(_) => return None,
+            Op::Merge => {
+                let absent = absent(vertex, inputs);
+                if is_wanted && !absent.is_empty() {
+                    return Some(Progress::Needs(absent));
+                }
+                merge(inputs)
+            }
             Op::Exec(_) | Op::File(_) => {
-                if vertex.ignore_cache || is_of_session(inputs) {
+                if vertex.ignore_cache {
                     return None;
                 }
-                let found = self.look_up(&key::definition(&op_digest(vertex), &classes(inputs)))?;
-                self.solver.steps.start(&vertex.name).cached();
-                Some(found)
+                let found = self.look_up(&definition(vertex, inputs)?, is_wanted)?;
+                if !found.is_absent() {
+                    self.solver.steps.start(&vertex.name).cached();
+                }
+                found
             }
-        }
+        };
+        Some(Progress::Solved(solved))
     }
 
     fn image(&self, vertex: &Vertex) -> Option<Solved> {
@@ -384,43 +492,65 @@ impl<'s> Run<'s> {
         }
     }
 
-    /// Finds a result that can be had.
-    fn look_up(&self, key: &Digest) -> Option<Solved> {
-        let record = self.solver.store.lookup(key)?;
-        let chain = record.outputs.first()?;
-        if !chain.iter().all(|diff_id| self.solver.layers.is_available(diff_id)) {
-            return None;
-        }
-        Some(Solved {
-            class: record.class,
-            value: Value::Chain(chain.clone().into()),
-            created: Some(record.created),
-            is_of_session: false,
-            is_cached: true,
+    /// Finds a result that can be had; where none is wanted, what is known of a key is enough.
+    fn look_up(&self, key: &Digest, is_wanted: bool) -> Option<Solved> {
+        let known = self.solver.store.known(key)?;
+        let found = self.available(&known.records);
+        let absent = || {
+            let created = known.records.first().map(|record| record.created);
+            (!is_wanted).then_some(Solved {
+                class: known.class,
+                value: Value::Absent,
+                created,
+                is_of_session: false,
+                is_cached: true,
+            })
+        };
+        found.or_else(absent)
+    }
+
+    /// Returns the newest result that can be had.
+    fn available(&self, records: &[Record]) -> Option<Solved> {
+        records.iter().find_map(|record| {
+            let chain = record.outputs.first()?;
+            chain.iter().all(|diff_id| self.solver.layers.is_available(diff_id)).then(|| Solved {
+                class: record.class,
+                value: Value::Chain(chain.clone().into()),
+                created: Some(record.created),
+                is_of_session: false,
+                is_cached: true,
+            })
         })
     }
 
-    /// Everything else: content keys, and work.
-    fn slow(&self, id: VertexId, inputs: &[Option<Solved>]) -> Result<Solved, BuildError> {
+    /// Everything else: caches elsewhere, content keys, and work.
+    fn slow(&self, id: VertexId, inputs: &[Option<Solved>], is_wanted: bool) -> Result<Progress, BuildError> {
         let vertex = self.solver.graph.vertex(id);
-        let step = self.solver.steps.start(&vertex.name);
-        let job = Job { run: self, id, vertex, inputs, step: &step };
-        match job.solve() {
-            Ok(solved) if solved.is_cached => {
-                step.cached();
-                Ok(solved)
+        let job = Job::new(self, id, inputs, is_wanted);
+        let result = job.solve();
+        match &result {
+            Ok(Progress::Needs(_)) => {}
+            Ok(Progress::Solved(solved)) if solved.is_absent() => {
+                if let Some(step) = job.into_step() {
+                    self.told.lock().expect("no panic under the lock").insert(id);
+                    step.cached();
+                }
             }
-            Ok(solved) => {
-                step.done();
-                Ok(solved)
+            Ok(Progress::Solved(solved)) => {
+                let step = job.into_step().unwrap_or_else(|| self.solver.steps.start(&vertex.name));
+                if solved.is_cached { step.cached() } else { step.done() }
             }
-            Err(mut error) => {
-                error.location = error.location.or_else(|| vertex.location.clone());
-                error.step.get_or_insert_with(|| vertex.name.clone());
-                step.failed(&error);
-                Err(error)
+            Err(_) => {
+                let step = job.into_step().unwrap_or_else(|| self.solver.steps.start(&vertex.name));
+                return result.map_err(|mut error| {
+                    error.location = error.location.or_else(|| vertex.location.clone());
+                    error.step.get_or_insert_with(|| vertex.name.clone());
+                    step.failed(&error);
+                    error
+                });
             }
         }
+        result
     }
 
     /// Opens and walks a directory of the client, once.
@@ -448,20 +578,17 @@ impl<'s> Run<'s> {
     }
 }
 
-fn release(
-    id: VertexId,
-    users: &BTreeMap<VertexId, Vec<VertexId>>,
-    waiting: &mut BTreeMap<VertexId, usize>,
-    ready: &mut Vec<VertexId>,
-) {
-    for user in users.get(&id).into_iter().flatten() {
-        if let Some(left) = waiting.get_mut(user) {
-            *left -= 1;
-            if *left == 0 {
-                ready.push(*user);
-            }
-        }
-    }
+/// The key of a step that is made of how its inputs were made, if that is known to other builds as well.
+fn definition(vertex: &Vertex, inputs: &[Option<Solved>]) -> Option<Digest> {
+    (!is_of_session(inputs)).then(|| key::definition(&op_digest(vertex), &classes(inputs)))
+}
+
+/// Returns the inputs of a vertex that have no result.
+fn absent(vertex: &Vertex, inputs: &[Option<Solved>]) -> Vec<VertexId> {
+    let edges = vertex.inputs.iter().zip(inputs);
+    let absent = edges.filter(|(_, input)| input.as_ref().is_some_and(Solved::is_absent));
+    let absent: BTreeSet<VertexId> = absent.filter_map(|(edge, _)| edge.map(|edge| edge.vertex)).collect();
+    absent.into_iter().collect()
 }
 
 fn classes(inputs: &[Option<Solved>]) -> Vec<Digest> {
@@ -485,7 +612,9 @@ fn fetched(context: &FetchedContext) -> Solved {
 /// Stacks the inputs' layers.
 fn merge(inputs: &[Option<Solved>]) -> Solved {
     let mut layers = Vec::new();
+    let mut is_absent = false;
     for input in inputs.iter().flatten() {
+        is_absent |= input.is_absent();
         if let Value::Chain(chain) = &input.value {
             layers.extend(chain.iter().copied());
         }
@@ -496,7 +625,7 @@ fn merge(inputs: &[Option<Solved>]) -> Solved {
     }
     Solved {
         class: hasher.finish(),
-        value: Value::Chain(layers.into()),
+        value: if is_absent { Value::Absent } else { Value::Chain(layers.into()) },
         created: inputs.iter().flatten().filter_map(|input| input.created).next_back(),
         is_of_session: false,
         is_cached: true,

@@ -118,17 +118,7 @@ impl Images<'_> {
 
     /// Picks the manifest for a platform from an index (spec: oci-image.md §6).
     fn choose(&self, index: &Index, place: &Place, platform: &Platform) -> Result<Descriptor, BuildError> {
-        let usable: Vec<&Descriptor> = index
-            .manifests
-            .iter()
-            .filter(|manifest| {
-                let is_document =
-                    media_type::is_manifest(&manifest.media_type) || media_type::is_index(&manifest.media_type);
-                let is_attestation = manifest.annotations.contains_key("vnd.docker.reference.type")
-                    || manifest.platform.as_ref().is_some_and(|platform| platform.os == "unknown");
-                is_document && !is_attestation
-            })
-            .collect();
+        let usable: Vec<&Descriptor> = index.manifests.iter().filter(|manifest| is_image(manifest)).collect();
         if let [only] = usable[..]
             && only.platform.is_none()
         {
@@ -208,6 +198,14 @@ impl Images<'_> {
         self.store.put_blob(&bytes).map_err(|error| environment(&error))?;
         Ok(bytes)
     }
+}
+
+/// Whether what an index names is an image, or an index of images, rather than something said about one.
+pub fn is_image(manifest: &Descriptor) -> bool {
+    let is_document = media_type::is_manifest(&manifest.media_type) || media_type::is_index(&manifest.media_type);
+    let is_attestation = manifest.annotations.contains_key("vnd.docker.reference.type")
+        || manifest.platform.as_ref().is_some_and(|platform| platform.os == "unknown");
+    is_document && !is_attestation
 }
 
 /// Where an image's parts may be had.

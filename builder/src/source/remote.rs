@@ -158,6 +158,7 @@ impl Remote<'_> {
                 seconds: made.began.elapsed().as_secs_f64(),
                 size,
                 created: nanoseconds(),
+                contents: Vec::new(),
             };
             self.store.record(&record).map_err(|error| environment(&error))?;
         }

@@ -250,6 +250,23 @@ impl Layer {
         let bytes = serde_json::to_vec(&note).expect("string keys only");
         Ok(publish(&self.store.ingest_directory(), &path, &bytes)?)
     }
+
+    /// Takes back that a blob may be had somewhere: it turned out not to be there, or to be another.
+    ///
+    /// # Errors
+    /// When the note cannot be deleted.
+    pub fn forget_source(&self, blob: &Digest, source: &str) -> Result<(), LayerError> {
+        let directory = self.home().join("blobs");
+        for name in list(&directory)? {
+            let path = directory.join(name);
+            let note = read(&path)?.and_then(|bytes| serde_json::from_slice::<BlobNote>(&bytes).ok());
+            let is_meant = |note: BlobNote| note.descriptor.digest == *blob && note.source.as_deref() == Some(source);
+            if note.is_some_and(is_meant) {
+                std::fs::remove_file(&path).at("delete", &path)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Shows a path of an archive or directory to people.

@@ -8,6 +8,7 @@ pub static CODES: &[(&str, &str)] = &[
     ("blank-base-name", "the name behind FROM is empty once its variables are expanded"),
     ("blank-name", "a name in ENV, LABEL or ARG is empty"),
     ("blank-platform", "the value of `--platform` is empty once its variables are expanded"),
+    ("cache-import", "a cache elsewhere, or something in it, cannot be had"),
     ("circular-dependency", "stages take files from each other in a circle"),
     ("copied-secrets", "a copy from the context takes files that look like secrets"),
     ("device", "`RUN --device` cannot be read"),

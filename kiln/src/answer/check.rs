@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use kiln_builder::BuildError;
 use kiln_frontend::check;
 use kiln_frontend::dockerfile::{Diagnostic, Lines};
+use kiln_oci::base64;
 use serde::Serialize;
 
 use super::{Location, json};
-use crate::base64;
 use crate::excerpt::{self, SourceText};
 
 /// The outcome of a check.

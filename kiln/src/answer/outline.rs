@@ -1,10 +1,10 @@
 //! The outline of a target: what it can be given.
 
 use kiln_frontend::lower::{Outline, OutlineArgument, OutlineMount};
+use kiln_oci::base64;
 use serde::Serialize;
 
 use super::{Location, columns, json};
-use crate::base64;
 use crate::excerpt::SourceText;
 
 #[derive(Serialize)]

@@ -1,10 +1,10 @@
 //! The targets of a build file.
 
 use kiln_frontend::lower::Target;
+use kiln_oci::base64;
 use serde::Serialize;
 
 use super::{Location, columns, json};
-use crate::base64;
 use crate::excerpt::SourceText;
 
 #[derive(Serialize)]

@@ -16,14 +16,13 @@ use kiln_runtime::Isolation;
 
 use super::call::{Call, Method};
 use super::shell;
-use crate::input::build_arg;
 use crate::input::context::{self, LocalContexts};
 use crate::input::origin::{self, Origin, Wanted};
 use crate::input::resources::ResourceFlags;
 use crate::input::results::{LocalResults, write_file};
 use crate::input::secret::{Lent, NamedSecrets};
 use crate::input::ssh::NamedAgents;
-use crate::input::{output, value};
+use crate::input::{build_arg, cache, output, value};
 use crate::message::{self, Failure, SourceText};
 use crate::progress::{Display, Mode};
 use crate::state::Ground;
@@ -56,6 +55,12 @@ pub struct Arguments {
     /// Add a label to the image
     #[arg(long = "label", value_name = "NAME=VALUE")]
     labels: Vec<String>,
+    /// Look in this cache for what is not in the store: an image with its cache in it, or `type=registry,ref=NAME`
+    #[arg(long = "cache-from", value_name = "NAME")]
+    cache_from: Vec<String>,
+    /// Write what others need to find what was built: `type=inline` writes it into the image
+    #[arg(long = "cache-to", value_name = "CACHE")]
+    cache_to: Vec<String>,
     /// Run every step again
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t, hide_default_value = true, hide_possible_values = true, action = clap::ArgAction::Set, value_name = "BOOL")]
     no_cache: bool,
@@ -347,6 +352,8 @@ impl Arguments {
             platforms,
             names,
             outputs,
+            cache_from: cache::sources(&self.cache_from)?,
+            cache_to: cache::targets(&self.cache_to)?,
             pull: self.pull,
             allowed: self.allowed()?,
             resources: self.resources.read()?,

@@ -3,6 +3,7 @@
 
 pub mod build_arg;
 pub mod build_file;
+pub mod cache;
 pub mod context;
 pub mod origin;
 pub mod output;

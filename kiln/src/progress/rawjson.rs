@@ -17,10 +17,10 @@ use kiln_builder::progress::{Event, EventKind, OutputStream};
 use kiln_frontend::check;
 use kiln_frontend::dockerfile::Diagnostic;
 use kiln_oci::Digest;
+use kiln_oci::base64::encode as base64;
 use serde_json::{Value, json};
 
 use crate::answer::Location;
-use crate::base64::encode as base64;
 use crate::message::warning_line;
 
 /// Turns events into JSON lines.

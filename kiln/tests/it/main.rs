@@ -17,6 +17,7 @@ mod git;
 mod go_between;
 mod hostile;
 mod incremental;
+mod inline_cache;
 mod inside;
 mod interrupted;
 mod language;

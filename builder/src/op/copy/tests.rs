@@ -109,7 +109,7 @@ impl Stage {
         let temporary = tempfile::tempdir().unwrap();
         let store = Store::open(&temporary.path().join("store")).unwrap();
         let registry = Arc::new(kiln_registry_client::Client::new(kiln_registry_client::Options::default()));
-        let layers = Layers::new(store.clone(), registry, Steps::new(Arc::new(Silent)), Cancel::new());
+        let layers = Layers::new(store.clone(), registry, Steps::new(Arc::new(Silent)), Cancel::new(), Arc::default());
         Self { contents: Contents::new(Arc::new(layers), store), _temporary: temporary, base: Tree::empty() }
     }
 

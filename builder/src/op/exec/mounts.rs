@@ -171,6 +171,7 @@ fn tree(solver: &Solver, job: &Job, input: usize) -> Result<Vec<Digest>, BuildEr
                 .map_err(|error| BuildError::input(chain(&error)))?;
             Ok(vec![packed.diff_id])
         }
+        Value::Absent => Err(BuildError::bug("files of a step that has no result were asked for")),
     }
 }
 
