@@ -66,12 +66,17 @@ pub fn extract(
         owner: attributes.owner,
         contents,
         times: Vec::new(),
-        room: node.meta.size.saturating_mul(MAX_RATIO).max(FREE_SIZE),
+        room: room(node.meta.size),
         links: 0,
         linked: HashMap::new(),
     };
     extraction.run(tar::Archive::new(stream))?;
     Ok(true)
+}
+
+/// What so many bytes may grow to, when they are compressed.
+pub fn room(compressed: u64) -> u64 {
+    compressed.saturating_mul(MAX_RATIO).max(FREE_SIZE)
 }
 
 /// Whether a file begins as an archive that can be read.
@@ -209,7 +214,7 @@ impl Extraction<'_, '_, '_> {
             (FileKind::Regular, None) => self.spool(entry, meta.size)?,
             _ => Origin::None,
         };
-        self.overlay.put(&path, Entry { meta, origin, content: None, link_group: None });
+        self.overlay.put(&path, Entry { meta, origin, content: None, link_group: None })?;
         Ok(())
     }
 

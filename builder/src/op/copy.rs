@@ -361,7 +361,7 @@ impl Job<'_, '_, '_> {
         self.make_pending(pending)?;
         self.attributes.apply(&mut meta);
         match self.overlay.find(target) {
-            None => self.overlay.put(target, Entry::directory(meta.clone())),
+            None => self.overlay.put(target, Entry::directory(meta.clone()))?,
             Some(found) if found.meta.kind == FileKind::Directory => {
                 let mut new = meta.clone();
                 self.overlay.update(target, |was| {
@@ -386,7 +386,7 @@ impl Job<'_, '_, '_> {
             match self.overlay.find(&path) {
                 None => {
                     self.attributes.apply(&mut meta);
-                    self.overlay.put(&path, Entry::directory(meta));
+                    self.overlay.put(&path, Entry::directory(meta))?;
                 }
                 Some(found) if found.meta.kind == FileKind::Directory => {
                     self.overlay.update(&path, |now| now.mode = meta.mode);
@@ -404,7 +404,7 @@ impl Job<'_, '_, '_> {
         let mut meta = node.meta.clone();
         self.attributes.apply(&mut meta);
         let link_group = node.link_group.map(|group| (self.links, group));
-        self.overlay.put(target, Entry { meta, origin: node.origin.clone(), content: node.content, link_group });
+        self.overlay.put(target, Entry { meta, origin: node.origin.clone(), content: node.content, link_group })?;
         Ok(())
     }
 }

@@ -307,7 +307,7 @@ pub fn directory_of(store: &Store, source: &Source, contents: &Contents) -> Resu
     let tree = Tree::empty();
     let mut overlay = Overlay::new(&[], &tree, (0, 0));
     let mut path = Vec::new();
-    put_all(&mut overlay, source.tree(), &mut path);
+    put_all(&mut overlay, source.tree(), &mut path)?;
     let changes = overlay.changes(&mut |_, _, _| Ok::<_, FileError>(false))?;
     let make = Make { compression: None, directory: true, now: (0, 0), like: None };
     let sources = BTreeMap::from([(
@@ -320,7 +320,7 @@ pub fn directory_of(store: &Store, source: &Source, contents: &Contents) -> Resu
     pack(store, changes, &sources, contents, &make)
 }
 
-fn put_all(overlay: &mut Overlay, node: &FileNode, path: &mut Vec<Name>) {
+fn put_all(overlay: &mut Overlay, node: &FileNode, path: &mut Vec<Name>) -> Result<(), OverlayError> {
     for (name, child) in &node.children {
         path.push(name.clone());
         overlay.put(
@@ -331,10 +331,11 @@ fn put_all(overlay: &mut Overlay, node: &FileNode, path: &mut Vec<Name>) {
                 content: child.content,
                 link_group: child.link_group.map(|group| (0, group)),
             },
-        );
-        put_all(overlay, child, path);
+        )?;
+        put_all(overlay, child, path)?;
         let time = child.meta.mtime;
         overlay.update(path, |meta| meta.mtime = time);
         path.pop();
     }
+    Ok(())
 }

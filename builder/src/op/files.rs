@@ -9,6 +9,9 @@ use kiln_oci::Digest;
 
 use crate::source::local::LocalFile;
 
+/// No directory is nested deeper: layers are not unpacked beyond that (spec: layer-tar.md §3.4).
+pub const MAX_DEPTH: usize = 512;
+
 /// One path component.
 pub type Name = Box<[u8]>;
 
@@ -210,6 +213,15 @@ pub fn resolve(
 /// Splits a path into components, keeping `..`, which means something after a symlink.
 fn split_raw(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     path.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b"."))
+}
+
+/// Shows the beginning of a path that may be very long.
+pub fn shorten(path: &[Name]) -> String {
+    let text = String::from_utf8_lossy(&path.join(&b'/')).into_owned();
+    match text.char_indices().nth(200) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }
 
 #[cfg(test)]

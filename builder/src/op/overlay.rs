@@ -7,7 +7,7 @@ use kiln_cache::layer::is_kept;
 use kiln_cache::tree::{Node, Tree};
 use kiln_oci::Digest;
 
-use super::files::{self, FileKind, FileMeta, Inode, Name, Origin, ResolveError};
+use super::files::{self, FileKind, FileMeta, Inode, MAX_DEPTH, Name, Origin, ResolveError};
 use super::layer_files;
 
 /// A stage's file system: what is below, and what is new.
@@ -69,6 +69,9 @@ pub enum OverlayError {
     /// A cycle of symlinks.
     #[error("too many links in {0}")]
     TooManyLinks(String),
+    /// Deeper than a layer may be: others could not unpack it.
+    #[error("{0}: directories are nested more than {MAX_DEPTH} deep")]
+    TooDeep(String),
     /// A hard link to what is not there.
     #[error("link to {0}: no such file")]
     NoTarget(String),
@@ -152,7 +155,7 @@ impl<'a> Overlay<'a> {
     /// Returns the physical path.
     ///
     /// # Errors
-    /// When something that is not a directory is in the way.
+    /// When something that is not a directory is in the way, or it is too deep.
     pub fn make_directories(&mut self, path: &[u8], new: NewDirectory) -> Result<Vec<Name>, OverlayError> {
         let physical = self.resolve(path, true)?;
         let mut parent = self.find(&[]).map_or_else(|| FileMeta::directory(0o755, self.now), |found| found.meta);
@@ -163,7 +166,7 @@ impl<'a> Overlay<'a> {
                 Some(_) => return Err(OverlayError::NotADirectory(files::display(at))),
                 None => {
                     let meta = new.inside(&parent, self.now);
-                    self.put(at, Entry::directory(meta.clone()));
+                    self.put(at, Entry::directory(meta.clone()))?;
                     meta
                 }
             };
@@ -173,12 +176,19 @@ impl<'a> Overlay<'a> {
 
     /// Puts a file, replacing what was there with everything below it. The directory above
     /// gets the time of the build, as it does when a name is added to a real one.
-    pub fn put(&mut self, path: &[Name], entry: Entry) {
-        let Some((_, parent)) = path.split_last() else { return };
+    ///
+    /// # Errors
+    /// When it is too deep.
+    pub fn put(&mut self, path: &[Name], entry: Entry) -> Result<(), OverlayError> {
+        let Some((_, parent)) = path.split_last() else { return Ok(()) };
+        if parent.len() >= MAX_DEPTH {
+            return Err(OverlayError::TooDeep(files::shorten(path)));
+        }
         let now = self.now;
         self.update(parent, |meta| meta.mtime = now);
         let change = self.change(path);
         *change = Change { entry: Some(entry), is_fresh: true, children: BTreeMap::new() };
+        Ok(())
     }
 
     /// Changes the metadata of something that exists.
@@ -198,7 +208,7 @@ impl<'a> Overlay<'a> {
     /// group, which one from below does not have. Directories have one name only.
     ///
     /// # Errors
-    /// When there is nothing at `target`, or a directory.
+    /// When there is nothing at `target`, or a directory, or the new name is too deep.
     pub fn link(&mut self, target: &[Name], path: &[Name], number: u32) -> Result<Option<LinkGroup>, OverlayError> {
         let Some(found) = self.find(target).filter(|found| found.meta.kind != FileKind::Directory) else {
             return Err(OverlayError::NoTarget(files::display(target)));
@@ -210,7 +220,7 @@ impl<'a> Overlay<'a> {
             entry = Entry { link_group: Some(group), ..first.clone() };
         }
         let group = entry.link_group;
-        self.put(path, entry);
+        self.put(path, entry)?;
         Ok(group)
     }
 

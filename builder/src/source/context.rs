@@ -9,7 +9,7 @@ use std::time::Instant;
 use kiln_frontend::graph::{Copy, CopyFrom, FileAction, FileOp};
 use kiln_oci::{Digest, Hasher};
 
-use super::http::HttpFile;
+use super::http::{HttpFile, LARGEST};
 use super::remote::{Made, Remote, RemoteTree, read_file, unreadable};
 use crate::error::{BuildError, chain};
 use crate::op::archive;
@@ -101,7 +101,8 @@ impl Remote<'_> {
     /// # Errors
     /// As [`Remote::http`] and [`Remote::archive`].
     pub fn http_context(&self, url: &str) -> Result<Opened, BuildError> {
-        self.opened(self.http(&HttpFile { url, filename: DOWNLOAD, checksum: None })?, url, DOWNLOAD)
+        let file = HttpFile { url, filename: DOWNLOAD, checksum: None, largest: LARGEST };
+        self.opened(self.http(&file)?, url, DOWNLOAD)
     }
 
     /// Unpacks the download from `url`, the file `name` that is all of `tree`, if it is an archive.
@@ -129,7 +130,7 @@ impl Remote<'_> {
     /// # Errors
     /// As [`Remote::http`].
     pub fn http_text(&self, url: &str, limit: u64) -> Result<Vec<u8>, BuildError> {
-        let tree = self.http(&HttpFile { url, filename: DOWNLOAD, checksum: None })?;
+        let tree = self.http(&HttpFile { url, filename: DOWNLOAD, checksum: None, largest: limit })?;
         let text = read_file(self.layers, self.contents, &tree, DOWNLOAD, limit)?;
         text.ok_or_else(|| BuildError::bug("a download has no file"))
     }

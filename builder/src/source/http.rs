@@ -3,6 +3,7 @@
 //! A file that was fetched before is asked for with the ETags of all that it has been and is here, and not sent again when
 //! it is one of these; one whose checksum is given and that is here is not asked for at all.
 
+use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,7 +18,7 @@ use crate::op;
 use crate::op::files::{FileKind, FileMeta, FileNode, Origin};
 
 /// Nothing larger is fetched.
-const LARGEST: u64 = 64 << 30;
+pub const LARGEST: u64 = 64 << 30;
 /// How often a download that breaks off is begun again.
 const TRIES: u32 = 3;
 /// A server is told of so many ETags, the newest ones: a header cannot be of any length.
@@ -34,6 +35,8 @@ pub struct HttpFile<'a> {
     pub filename: &'a str,
     /// What it must hash to.
     pub checksum: Option<&'a ReferenceDigest>,
+    /// It is refused when it has more bytes.
+    pub largest: u64,
 }
 
 /// A file that was fetched.
@@ -167,7 +170,8 @@ impl Remote<'_> {
         let mut asking = *asking;
         let everything = Asking { etags: None, ..asking };
         loop {
-            let answer = self.registry.fetch().get(asking.file.url, &asking.headers(), LARGEST).map_err(failed)?;
+            let answer =
+                self.registry.fetch().get(asking.file.url, &asking.headers(), asking.file.largest).map_err(failed)?;
             if let Some(index) = asking.which(&answer) {
                 return Ok(Answer::Known(index));
             }
@@ -179,7 +183,7 @@ impl Remote<'_> {
             if !(200..400).contains(&answer.status) || answer.status == 304 {
                 return Err(refused(answer.status, asking.file.host()));
             }
-            match self.receive(answer, asking.file.filename) {
+            match self.receive(answer, asking.file) {
                 Ok(download) => return Ok(Answer::Download(download)),
                 Err(_) if self.cancel.is_cancelled() => return Err(BuildError::cancelled()),
                 Err(Broken::Stream(error)) if tries < TRIES => {
@@ -193,18 +197,20 @@ impl Remote<'_> {
         }
     }
 
-    fn receive(&self, answer: Fetched, name: &str) -> Result<Download, Broken> {
+    fn receive(&self, answer: Fetched, of: &HttpFile) -> Result<Download, Broken> {
         let modified = answer.last_modified().and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or(0);
         let etag = answer.header("etag").map(|etag| strong(etag).to_owned());
         let is_gzip = answer.header("content-encoding").is_some_and(|encoding| encoding.eq_ignore_ascii_case("gzip"));
         let total = answer.header("content-length").and_then(|length| length.parse().ok()).filter(|_| !is_gzip);
+        let came = Cell::new(0);
+        let sent = Counted { input: answer, count: &came };
         let mut body: Box<dyn Read> =
-            if is_gzip { Box::new(flate2::read::MultiGzDecoder::new(answer)) } else { Box::new(answer) };
+            if is_gzip { Box::new(flate2::read::MultiGzDecoder::new(sent)) } else { Box::new(sent) };
         let spool = self.contents.spool().map_err(Broken::Here)?;
         let mut file = tempfile::NamedTempFile::new_in(spool).map_err(Broken::Here)?;
         let (mut hasher, mut size, mut told) = (Hasher::new(), 0u64, 0);
         let mut buffer = vec![0; 128 << 10];
-        let item = format!("downloading {name}");
+        let item = format!("downloading {}", of.filename);
         loop {
             let n = match body.read(&mut buffer) {
                 Ok(n) => n,
@@ -212,8 +218,11 @@ impl Remote<'_> {
                 Err(error) => return Err(Broken::Stream(error)),
             };
             size += n as u64;
-            if size > LARGEST {
-                return Err(Broken::Here(io::Error::other(format!("the file is larger than {LARGEST} bytes"))));
+            if size > of.largest {
+                return Err(Broken::Here(io::Error::other(format!("the file is larger than {} bytes", of.largest))));
+            }
+            if is_gzip && size > op::archive::room(came.get()) {
+                return Err(Broken::Here(io::Error::other("what the server has compressed grows beyond all measure")));
             }
             hasher.update(&buffer[..n]);
             file.write_all(&buffer[..n]).map_err(Broken::Here)?;
@@ -227,6 +236,20 @@ impl Remote<'_> {
         }
         let file = Arc::new(file.into_temp_path());
         Ok(Download { file, digest: hasher.finish(), size, modified, etag })
+    }
+}
+
+/// A stream that counts what came.
+struct Counted<'a, R> {
+    input: R,
+    count: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.input.read(buffer)?;
+        self.count.set(self.count.get() + n as u64);
+        Ok(n)
     }
 }
 
@@ -317,7 +340,7 @@ mod tests {
             ("http://[::1]:80/", "::1"),
             ("https://example.com", "example.com"),
         ] {
-            assert_eq!(HttpFile { url, filename: "x", checksum: None }.host(), host);
+            assert_eq!(HttpFile { url, filename: "x", checksum: None, largest: LARGEST }.host(), host);
         }
     }
 

@@ -18,8 +18,8 @@ use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use super::follow;
-use super::walk::{MAX_DEPTH, MAX_PATH, Walk, failed};
-use crate::op::files::{self, FileNode, Name};
+use super::walk::{MAX_PATH, Walk, failed};
+use crate::op::files::{self, FileNode, MAX_DEPTH, Name};
 use crate::seam::ContextRoot;
 
 /// Why a context could not be read.

@@ -18,7 +18,7 @@ use kiln_registry_client::Client as Registry;
 use kiln_runtime::Cancel;
 
 use super::git::GitTree;
-use super::http::HttpFile;
+use super::http::{HttpFile, LARGEST};
 use super::image::environment;
 use crate::error::{BuildError, chain};
 use crate::layers::Layers;
@@ -183,7 +183,7 @@ impl Remote<'_> {
     pub fn source(&self, source: &Source) -> Result<RemoteTree, BuildError> {
         match source {
             Source::Http { url, filename, checksum } => {
-                self.http(&HttpFile { url, filename, checksum: checksum.as_ref() })
+                self.http(&HttpFile { url, filename, checksum: checksum.as_ref(), largest: LARGEST })
             }
             Source::Git { remote, reference, subdir, keep_git_dir, checksum, submodules, commit_times } => {
                 self.git(&GitTree {

@@ -14,10 +14,8 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, openat2, st
 use rustix::io::Errno;
 
 use super::local::{LocalError, LocalFile, identity};
-use crate::op::files::{self, FileKind, FileMeta, FileNode, Name, Origin};
+use crate::op::files::{self, FileKind, FileMeta, FileNode, MAX_DEPTH, Name, Origin};
 
-/// The deepest directory that is walked.
-pub(super) const MAX_DEPTH: usize = 512;
 /// The longest path: the kernel's PATH_MAX without the NUL.
 pub(super) const MAX_PATH: usize = 4095;
 /// What the kernel allows the names of a file's extended attributes, and each value.
@@ -112,7 +110,7 @@ impl Walk<'_> {
     ) -> Result<Vec<Directory>, LocalError> {
         let Directory { path, node, verdict, .. } = directory;
         if path.len() > MAX_DEPTH {
-            return Err(LocalError::TooDeep { path: shorten(path) });
+            return Err(LocalError::TooDeep { path: files::shorten(path) });
         }
         let fd = match open_directory(self.root, &files::join(path)) {
             Ok(fd) => fd,
@@ -149,7 +147,7 @@ impl Walk<'_> {
             let text = String::from_utf8_lossy(&joined);
             let Some(verdict) = judge(&text, kind == FileType::Directory, include, ignore) else { continue };
             if joined.len() > MAX_PATH {
-                return Err(LocalError::TooLong { path: shorten(&below) });
+                return Err(LocalError::TooLong { path: files::shorten(&below) });
             }
             let stat = match stat {
                 Some(stat) => stat,
@@ -316,16 +314,8 @@ fn xattrs(fd: &OwnedFd, name: &CStr) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
 }
 
 pub(super) fn failed(path: &[Name], source: io::Error) -> LocalError {
-    let path = if path.is_empty() { ".".to_owned() } else { shorten(path) };
+    let path = if path.is_empty() { ".".to_owned() } else { files::shorten(path) };
     LocalError::Read { path, source }
-}
-
-fn shorten(path: &[Name]) -> String {
-    let text = String::from_utf8_lossy(&path.join(&b'/')).into_owned();
-    match text.char_indices().nth(200) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
 }
 
 #[cfg(test)]

@@ -316,6 +316,10 @@ fn trees_that_are_too_deep() {
     };
     let output = limited(&bed);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // Below another directory it is deeper than any layer.
+    dockerfile(&bed, "context", "FROM scratch\nWORKDIR /1/2/3/4/5/6/7/8/9/10/11/12/13\nCOPY deep .\n");
+    build(&bed, "context").run().failure().says(&["Dockerfile:3", "nested more than 512 deep"]);
+    dockerfile(&bed, "context", "FROM scratch\nCOPY deep /\n");
     nest(&bed.path("context/deep"), "e", 520);
     build(&bed, "context").run().failure().says(&["nested more than 512 deep"]);
     fs::remove_dir_all(bed.path("context/deep")).expect("a folder");
@@ -332,6 +336,19 @@ fn archives_stay_in_their_directory() {
     }
     let bed = bed();
     dockerfile(&bed, "context", "FROM scratch\nADD x.tar /o/\n");
+    // As deep as a layer may be, and deeper.
+    let long = |depth: usize, name: &str| {
+        let path = [["d"; 1].repeat(depth).join("/").as_bytes(), b"/", name.as_bytes(), b"\0"].concat();
+        archive(&bed, &[entry(b'L', "././@LongLink", "", &path), entry(b'0', "cut", "", b"deep")]);
+    };
+    long(510, "f");
+    assert!(files(&bed).keys().any(|path| path.ends_with("d/d/d/f")));
+    for depth in [511, 2000] {
+        long(depth, "f");
+        exported(&bed).run().failure().says(&["Dockerfile:2", "nested more than 512 deep"]);
+    }
+    long(2000, &"e".repeat(100));
+    exported(&bed).run().failure().says(&["Dockerfile:2", "longer than 4096 bytes"]);
     // Such a name cannot be in a layer, where it would delete.
     archive(&bed, &[entry(b'0', "f", "", b""), entry(b'0', ".wh.f", "", b"")]);
     exported(&bed).run().failure().says(&[".wh."]);

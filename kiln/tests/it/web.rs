@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use kiln_testkit::context::{Compression, Entry, Kind, archive};
 use kiln_testkit::tls::Authority;
@@ -219,6 +220,37 @@ fn downloads_that_break_off_are_begun_again() {
     let outcome = add(&bed, &format!("{} /g", web.url("/always"))).run().failure();
     outcome.says(&["failed to load cache key", "127.0.0.1"]);
     assert_eq!(web.asked().len(), 3);
+    bed.assert_tidy();
+}
+
+#[test]
+fn downloads_end_however_much_is_sent_or_nothing() {
+    // Zeros that are nothing on the way. Gzip alone makes a thousandth of them; members of it make no difference.
+    let mut zeros = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut zeros, &vec![0; 64 << 20]).expect("memory");
+    let bomb = zeros.finish().expect("memory").repeat(17);
+    let (sender, asked) = std::sync::mpsc::channel();
+    let web = Web::new(move |request| match request.path() {
+        "/bomb" => Response::new(200).header("Content-Encoding", "gzip").body(&bomb[..]),
+        "/cut" => Response::new(200).header("Content-Encoding", "gzip").body(&bomb[..1000]),
+        "/large" => Response::new(200).body(vec![b'#'; 17 << 20]),
+        _ => {
+            let _ = sender.send(());
+            Response { manner: Manner::Stall(1), ..Response::new(200).body("slow") }
+        }
+    });
+    let bed = bed();
+    add(&bed, &format!("{} /f", web.url("/bomb"))).run().failure().says(&["grows beyond all measure", "Dockerfile:2"]);
+    add(&bed, &format!("{} /f", web.url("/cut"))).run().failure().says(&["failed to load cache key"]);
+    // No build file is so large, so no more of it is fetched.
+    build(&bed, "context").args(["-f", &web.url("/large")]).run().failure().says(&["more than is allowed"]);
+    let running = add(&bed, &format!("{} /f", web.url("/never"))).start();
+    asked.recv_timeout(Duration::from_secs(60)).expect("a request");
+    let pressed = Instant::now();
+    running.interrupt();
+    let outcome = running.wait().failure();
+    assert!(pressed.elapsed() < Duration::from_secs(15), "{outcome}");
+    assert_eq!(outcome.status.code(), Some(130), "{outcome}");
     bed.assert_tidy();
 }
 
