@@ -13,6 +13,7 @@ mod emulated;
 mod exports;
 mod fixture;
 mod flags;
+mod forbidden;
 mod git;
 mod go_between;
 mod hostile;
