@@ -218,6 +218,7 @@ fn both_kinds_of_addresses_reach_out_and_are_not_reached() {
 
 /// A host with a way out, which forbids forwarding in the way of the first word; it serves a file at 203.0.113.1.
 const FORBIDDING: &str = r#"
+echo 0 > /proc/sys/net/ipv4/ip_forward
 ip link set lo up
 ip link add out type veth peer name away
 ip addr add 203.0.113.1/24 dev out
