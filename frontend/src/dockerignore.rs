@@ -18,8 +18,10 @@
 //! The same engine serves `COPY --exclude` and the include patterns of `COPY --parents`: make a list with
 //! [`Patterns::new`].
 
+mod index;
 mod pattern;
 
+use self::index::Index;
 use self::pattern::Matcher;
 use crate::lower::path::clean;
 
@@ -31,6 +33,8 @@ pub const MAX_LINE: usize = 65_535;
 pub struct Patterns {
     patterns: Vec<Pattern>,
     has_exceptions: bool,
+    /// Of a long list.
+    index: Option<Index>,
 }
 
 /// A pattern of a list.
@@ -118,6 +122,12 @@ pub struct Verdict {
 pub struct Hits(Box<[u64]>);
 
 impl Hits {
+    /// Returns the numbers of the patterns, in order.
+    fn numbers(&self) -> impl Iterator<Item = usize> {
+        let words = self.0.iter().enumerate().filter(|(_, word)| **word != 0);
+        words.flat_map(|(at, word)| (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| at * 64 + bit))
+    }
+
     fn get(&self, index: usize) -> bool {
         self.0[index / 64] >> (index % 64) & 1 == 1
     }
@@ -189,6 +199,7 @@ impl Patterns {
             let plain = plain(text).map(str::to_owned);
             list.patterns.push(Pattern { text: text.to_owned(), is_exception, line, matcher, plain });
         }
+        list.index = Index::of(&list.patterns);
         Ok(list)
     }
 
@@ -227,7 +238,8 @@ impl Patterns {
 
     fn judge(&self, parent: &Hits, path: &str, mut hit: impl FnMut(usize)) -> Verdict {
         let mut verdict = Verdict { matched: false, decided_by: None };
-        for (index, pattern) in self.patterns.iter().enumerate() {
+        let mut look_at = |index: usize| {
+            let pattern = &self.patterns[index];
             // A pattern that could not change the verdict is not looked at, and then does not count for what is below
             // either: that can be seen, and is what other builders do.
             let is_hit =
@@ -236,6 +248,10 @@ impl Patterns {
                 hit(index);
                 verdict = Verdict { matched: !pattern.is_exception, decided_by: Some(index) };
             }
+        };
+        match &self.index {
+            None => (0..self.patterns.len()).for_each(look_at),
+            Some(index) => index.candidates(path, parent.numbers()).into_iter().for_each(&mut look_at),
         }
         verdict
     }

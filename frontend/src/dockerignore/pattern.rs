@@ -1,10 +1,12 @@
 //! One pattern of an ignore list: read, and matched against whole paths.
 //!
 //! Most patterns are plain paths, prefixes (`dir/**`) or suffixes (`**/name`), and are compared as text; the others
-//! become regular expressions, whose matching takes linear time.
+//! become regular expressions, whose matching takes linear time. Those are made when the first path comes that has the
+//! plain text at the beginning and the end of the pattern, which for most patterns is never.
 
 use std::iter::Peekable;
 use std::str::Chars;
+use std::sync::OnceLock;
 
 use regex::{Regex, RegexBuilder};
 
@@ -26,7 +28,63 @@ pub(super) enum Matcher {
     Prefix(String),
     /// `**x`: everything that ends in x.
     Suffix(String),
-    Regex(Regex),
+    Glob(Glob),
+}
+
+/// A pattern with wildcards.
+#[derive(Debug, Clone)]
+pub(super) struct Glob {
+    /// The plain text before the first wildcard.
+    pub(super) start: String,
+    /// The plain text behind the last one.
+    pub(super) end: String,
+    source: String,
+    regex: OnceLock<Option<Regex>>,
+}
+
+/// What every path has that a pattern matches.
+#[derive(Debug)]
+pub(super) enum Anchor<'a> {
+    /// It is this.
+    Path(&'a str),
+    /// It is this, or ends in it behind a slash.
+    Components(&'a str),
+    /// It is below this directory.
+    Directory(&'a str),
+    /// It starts and ends with these, which may overlap or be empty.
+    Literals { start: &'a str, end: &'a str },
+}
+
+/// A pattern of so few parts cannot become too large a program.
+const SURELY_SMALL: usize = 256;
+
+impl Glob {
+    fn new(tokens: &[Token]) -> Result<Self, CompileError> {
+        let is_wildcard = |token: &Token| !matches!(token, Token::Literal(_));
+        let first = tokens.iter().position(is_wildcard).unwrap_or(tokens.len());
+        let last = tokens.iter().rposition(is_wildcard).map_or(0, |last| last + 1);
+        let glob = Self {
+            start: text_of(&tokens[..first]),
+            end: text_of(&tokens[last..]),
+            source: regex_of(tokens),
+            regex: OnceLock::new(),
+        };
+        if tokens.len() > SURELY_SMALL && glob.regex().is_none() {
+            return Err(CompileError::TooComplex);
+        }
+        Ok(glob)
+    }
+
+    fn regex(&self) -> Option<&Regex> {
+        let build = || RegexBuilder::new(&self.source).dot_matches_new_line(true).size_limit(MAX_PROGRAM).build().ok();
+        self.regex.get_or_init(build).as_ref()
+    }
+
+    fn matches(&self, path: &str) -> bool {
+        path.starts_with(&*self.start)
+            && path.ends_with(&*self.end)
+            && self.regex().is_some_and(|regex| regex.is_match(path))
+    }
 }
 
 impl Matcher {
@@ -39,11 +97,7 @@ impl Matcher {
                 Self::Suffix(pattern["**".len()..].to_owned())
             }
             tokens if is_literal(tokens) => Self::Exact(text_of(tokens)),
-            tokens => {
-                let source = regex_of(tokens);
-                let regex = RegexBuilder::new(&source).dot_matches_new_line(true).size_limit(MAX_PROGRAM).build();
-                Self::Regex(regex.map_err(|_| CompileError::TooComplex)?)
-            }
+            tokens => Self::Glob(Glob::new(tokens)?),
         })
     }
 
@@ -54,7 +108,7 @@ impl Matcher {
             Self::Suffix(suffix) => {
                 path.ends_with(&**suffix) || suffix.strip_prefix('/').is_some_and(|name| path == name)
             }
-            Self::Regex(regex) => regex.is_match(path),
+            Self::Glob(glob) => glob.matches(path),
         }
     }
 }
