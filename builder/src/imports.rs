@@ -27,6 +27,8 @@ use crate::step::{Step, Steps};
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How often it is looked whether there is still somebody waiting.
 const ATTENTION: Duration = Duration::from_millis(50);
+/// Of a cache with more layers than this only those are asked for that a step needs.
+const MOST_ASKED: usize = 256;
 /// The config of a cache that is no image.
 const CACHE_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
 
@@ -124,7 +126,7 @@ impl Imports {
             for loaded in self.wait(cache, cancel).iter() {
                 let Some(found) = loaded.find(key, &cache.source()) else { continue };
                 if let Some(chain) = &found.chain
-                    && self.are_there(cache, chain, is_here)
+                    && self.are_there(cache, chain, loaded, is_here)
                 {
                     return Some(found);
                 }
@@ -175,35 +177,42 @@ impl Imports {
         }
     }
 
-    /// Whether every blob that is not here is where the cache is. What a registry does not tell is taken for a yes: whoever
-    /// needs the blob will see.
-    fn are_there(&self, cache: &Cache, chain: &[(Digest, Descriptor)], is_here: &dyn Fn(&Digest) -> bool) -> bool {
-        let repository = Repository::from(&cache.name);
-        let mut unknown: Vec<&Descriptor> = Vec::new();
+    /// Whether every blob of `chain` that is not here is where the cache is. What a registry does not tell is taken for a
+    /// yes: whoever needs the blob will see.
+    fn are_there(
+        &self,
+        cache: &Cache,
+        chain: &[(Digest, Descriptor)],
+        loaded: &Loaded,
+        is_here: &dyn Fn(&Digest) -> bool,
+    ) -> bool {
         let mut there = cache.there.lock().expect("no panic under the lock");
-        for (diff_id, descriptor) in chain {
-            match there.get(&descriptor.digest) {
-                Some(true) => {}
-                Some(false) if !is_here(diff_id) => return false,
-                None if !is_here(diff_id) && !unknown.contains(&descriptor) => unknown.push(descriptor),
-                Some(false) | None => {}
+        let is_known = chain.iter().all(|(diff_id, blob)| there.contains_key(&blob.digest) || is_here(diff_id));
+        if !is_known {
+            // About all at once, as far as there are not very many: steps after this one will want to know theirs.
+            let count = loaded.document.layers().len();
+            let others = (0..count).filter(|_| count <= MOST_ASKED).filter_map(|number| loaded.layer(number));
+            let mut unknown: HashMap<Digest, Descriptor> = HashMap::new();
+            for (diff_id, blob) in chain.iter().cloned().chain(others) {
+                if !there.contains_key(&blob.digest) && !is_here(&diff_id) {
+                    unknown.insert(blob.digest, blob);
+                }
             }
+            let repository = Repository::from(&cache.name);
+            let has = |blob: &Descriptor| self.registry.has_blob(&repository, blob).unwrap_or(true);
+            let answers: Vec<(Digest, bool)> = std::thread::scope(|scope| {
+                let asked: Vec<_> = unknown.values().map(|blob| (blob.digest, scope.spawn(|| has(blob)))).collect();
+                asked.into_iter().map(|(digest, answer)| (digest, answer.join().unwrap_or(true))).collect()
+            });
+            there.extend(answers);
         }
-        let answers: Vec<bool> = std::thread::scope(|scope| {
-            let ask = |descriptor| {
-                let (registry, repository) = (&self.registry, &repository);
-                scope.spawn(move || registry.has_blob(repository, descriptor).unwrap_or(true))
-            };
-            let asked: Vec<_> = unknown.iter().copied().map(ask).collect();
-            asked.into_iter().map(|answer| answer.join().unwrap_or(true)).collect()
-        });
-        let gone: Vec<_> = unknown.iter().zip(&answers).filter(|(_, is_there)| !**is_there).collect();
-        if let Some((first, _)) = gone.first() {
-            cache.warn(format!("{} has lost layers of its cache, so their steps run: {}", cache.name, first.digest));
+        let is_gone =
+            |(diff_id, blob): &&(Digest, Descriptor)| there.get(&blob.digest) == Some(&false) && !is_here(diff_id);
+        let gone = chain.iter().find(is_gone);
+        if let Some((_, blob)) = gone {
+            cache.warn(format!("{} has lost layers of its cache, so their steps run: {}", cache.name, blob.digest));
         }
-        let is_complete = gone.is_empty();
-        there.extend(unknown.iter().zip(&answers).map(|(descriptor, is_there)| (descriptor.digest, *is_there)));
-        is_complete
+        gone.is_none()
     }
 }
 
@@ -237,11 +246,10 @@ impl Cache {
         format!("cannot import the cache of {}", self.name)
     }
 
-    /// Keeps a warning, unless one of the kind was kept before.
+    /// Keeps the first warning: what comes after it is most often of the same cause.
     fn warn(&self, text: String) {
         let mut warnings = self.warnings.lock().expect("no panic under the lock");
-        let start = text.split(':').next().unwrap_or_default();
-        if !warnings.iter().any(|known| known.starts_with(start)) {
+        if warnings.is_empty() {
             warnings.push(text);
         }
     }
@@ -349,6 +357,7 @@ fn load(registry: &Registry, name: &Reference, step: &Step) -> Result<(Vec<Loade
             step.note("there is no cache in this image: `--cache-to type=inline` puts one there")
         }
         0 => {}
+        1 => step.note("1 key"),
         _ => step.note(format!("{keys} keys")),
     }
     Ok((loaded, problems))

@@ -60,6 +60,9 @@ pub fn layer_options(request: &BuildRequest) -> Option<LayerOptions> {
 /// The build argument that puts the cache into the image.
 const INLINE_CACHE: &str = "BUILDKIT_INLINE_CACHE";
 
+/// Larger caches are not read by other builders (spec: remote-cache.md §1.2).
+const MOST_READ: u64 = 1 << 20;
+
 /// Whether the image is to have its cache in it.
 fn has_cache(request: &BuildRequest) -> bool {
     let argument = request.options.build_args.get(INLINE_CACHE);
@@ -122,6 +125,12 @@ impl Exporter<'_> {
                 let image = image::make(self.store, &self.work.layers, plan, self.solution, options, &cache)?;
                 step.note(format!("exporting manifest {}", image.descriptor.digest));
                 step.note(format!("exporting config {}", image.config.digest));
+                if !cache.is_empty() && image.config.size > MOST_READ {
+                    step.note(format!(
+                        "the config has {} bytes: other builders read no cache of that size",
+                        image.config.size
+                    ));
+                }
                 images.push(image);
             }
             if !self.planned.is_index {

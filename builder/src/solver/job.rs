@@ -267,6 +267,10 @@ impl<'r, 's> Job<'r, 's> {
 
     /// Tells of files that a copy from a directory of the client takes and perhaps should not.
     fn warn(&self, op: &FileOp) -> Result<(), BuildError> {
+        // A vertex that had to wait comes again.
+        if !self.run.suspected.lock().expect("no panic under the lock").insert(self.id) {
+            return Ok(());
+        }
         for (number, input) in self.inputs.iter().enumerate() {
             let Some(Solved { value: Value::Local(local), .. }) = input else { continue };
             let context = self.run.context(local)?;

@@ -191,6 +191,8 @@ struct Run<'s> {
     warnings: Mutex<Vec<Diagnostic>>,
     /// Vertices without a result that the user has been told of.
     told: Mutex<BTreeSet<VertexId>>,
+    /// Vertices that were looked at for what is probably not meant.
+    suspected: Mutex<BTreeSet<VertexId>>,
     slots: Slots,
 }
 
@@ -285,6 +287,7 @@ impl<'s> Run<'s> {
             contexts: Mutex::default(),
             warnings: Mutex::default(),
             told: Mutex::default(),
+            suspected: Mutex::default(),
             slots: Slots { free: Mutex::new(solver.jobs.unwrap_or(usize::MAX)), changed: Condvar::new() },
         };
         // Inputs come before their users, so one pass from the end sees users first.

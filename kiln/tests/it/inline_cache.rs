@@ -342,6 +342,51 @@ fn times_that_were_clamped_are_so_again() {
     assert_eq!(digest(&again), digest(&world.name()));
 }
 
+#[test]
+fn several_caches_are_looked_in() {
+    if unable() {
+        return;
+    }
+    let world = World::new(
+        "FROM BUSYBOX AS a\nRUN cat /proc/sys/kernel/random/uuid > /a\n\
+        FROM BUSYBOX AS b\nCOPY b /b\nRUN cat /proc/sys/kernel/random/uuid >> /b\n",
+    );
+    let names = ["a", "b"].map(|stage| world.registry.name(stage));
+    for (stage, name) in ["a", "b"].iter().zip(&names) {
+        push(&world.one, name).args(["--target", stage]).run().success();
+    }
+    let text = fs::read_to_string(world.one.path("context/Dockerfile")).expect("the Dockerfile");
+    world.dockerfile(&format!("{text}FROM scratch\nCOPY --from=a /a /\nCOPY --from=b /b /\n"));
+    let list = format!("{},{}", world.registry.name("nothing"), names[0]);
+    let flags = ["--cache-from", &list, &format!("--cache-from=type=registry,ref={}", names[1])];
+    let built = build(&world.other, "context").args(flags).args(["-o", "out"]).run().success();
+    assert_eq!(ran(&built), ["COPY --from=a /a /", "COPY --from=b /b /"], "{built}");
+    for name in names.iter().chain([&world.registry.name("nothing")]) {
+        assert!(built.stderr.contains(&format!("importing cache manifest from {name}:latest")), "{built}");
+    }
+    assert_eq!(built.stderr.matches(" - cache-import: ").count(), 1, "{built}");
+    world.other.assert_tidy();
+}
+
+#[test]
+fn what_is_not_meant_is_told_once_however_often_a_step_waits() {
+    if unable() {
+        return;
+    }
+    let world = World::new(
+        "FROM BUSYBOX AS build\nRUN mkdir /src\nCOPY .env /src/\nRUN cp /src/.env /out\nFROM BUSYBOX\nCOPY --from=build /out /\n",
+    );
+    for (bed, value) in [(&world.one, "1"), (&world.other, "2")] {
+        bed.write("context/.env", format!("A={value}\n"));
+    }
+    world.publish();
+    // `mkdir` is known and has no layer; the copy needs it, as there is something else to copy.
+    let built = world.reuse().args(["-o", "out"]).run().success();
+    assert_eq!(ran(&built), ["RUN mkdir /src", "COPY .env /src/", "RUN cp /src/.env /out", "COPY --from=build /out /"]);
+    assert_eq!(built.stderr.matches(" - copied-secrets").count(), 1, "{built}");
+    assert_eq!(content(&world.other, "out"), "A=2\n");
+}
+
 /// The digest of the layer that the first step whose name has `text` in it made.
 fn layer(name: &str, text: &str) -> String {
     let config = config(name);
