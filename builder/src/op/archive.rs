@@ -66,7 +66,7 @@ pub fn extract(
         owner: attributes.owner,
         contents,
         times: Vec::new(),
-        room: room(node.meta.size),
+        room: room(node.meta.size, FREE_SIZE),
         links: 0,
         linked: HashMap::new(),
     };
@@ -74,9 +74,9 @@ pub fn extract(
     Ok(true)
 }
 
-/// What so many bytes may grow to, when they are compressed.
-pub fn room(compressed: u64) -> u64 {
-    compressed.saturating_mul(MAX_RATIO).max(FREE_SIZE)
+/// What so many bytes may grow to, when they are compressed; to `free` in any case.
+pub fn room(compressed: u64, free: u64) -> u64 {
+    compressed.saturating_mul(MAX_RATIO).max(free)
 }
 
 /// Whether a file begins as an archive that can be read.

@@ -19,6 +19,8 @@ use crate::op::files::{FileKind, FileMeta, FileNode, Origin};
 
 /// Nothing larger is fetched.
 pub const LARGEST: u64 = 64 << 30;
+/// What a server has compressed may grow to before its ratio is looked at.
+const FREE_SIZE: u64 = 64 << 20;
 /// How often a download that breaks off is begun again.
 const TRIES: u32 = 3;
 /// A server is told of so many ETags, the newest ones: a header cannot be of any length.
@@ -221,7 +223,7 @@ impl Remote<'_> {
             if size > of.largest {
                 return Err(Broken::Here(io::Error::other(format!("the file is larger than {} bytes", of.largest))));
             }
-            if is_gzip && size > op::archive::room(came.get()) {
+            if is_gzip && size > op::archive::room(came.get(), FREE_SIZE) {
                 return Err(Broken::Here(io::Error::other("what the server has compressed grows beyond all measure")));
             }
             hasher.update(&buffer[..n]);

@@ -216,6 +216,50 @@ fn every_form_of_a_reference() {
 }
 
 #[test]
+fn every_key_of_a_query() {
+    if unable() {
+        return;
+    }
+    // The token `s3cret` of the user `x-access-token`.
+    let header = "Basic eC1hY2Nlc3MtdG9rZW46czNjcmV0";
+    let repositories = Repositories::new(Some(header), |root| {
+        repository(root, |source| fs::write(source.join("f"), "one").expect("a file"));
+        let source = root.join("r.git");
+        fs::write(source.join("f"), "two").expect("a file");
+        git(&source, &["commit", "-qam", "two"]);
+        git(&source, &["config", "uploadpack.allowAnySHA1InWant", "true"]);
+    });
+    let source = repositories.root.join("r.git");
+    let (old, new) = (git(&source, &["rev-parse", "HEAD^"]), git(&source, &["rev-parse", "HEAD"]));
+    let url = repositories.url("r.git");
+    let bed = bed();
+    bed.write("token", "s3cret\n");
+    let lent = |kiln: Kiln| kiln.args(["--secret", "id=GIT_AUTH_TOKEN,src=token"]);
+    let add = |line: &str| lent(add(&bed, &format!("{line} /o/")));
+    for (query, content) in [
+        (format!("?ref={old}"), "one"),
+        ("?ref=main".to_owned(), "two"),
+        (format!("?ref=main&commit={new}"), "two"),
+        (format!("?branch=main&checksum={}", &new[..12]), "two"),
+        (format!("?ref={old}&fetch-by-commit=true"), "one"),
+        ("?submodules=false&mtime=checkout".to_owned(), "two"),
+    ] {
+        add(&format!("{url}{query}")).run().success();
+        assert_eq!((read(&bed, "o/f"), bed.path("out/o/.git").exists()), (content.into(), false), "{query}");
+    }
+    add(&format!("{url}?ref=main&commit={old}")).run().failure().says(&["expected checksum to match"]);
+    add(&format!("{url}?keep-git-dir=true")).run().success();
+    assert_eq!(git(&bed.path("out/o"), &["rev-parse", "HEAD"]), new);
+    add(&format!("--keep-git-dir=false {url}?keep-git-dir=true")).run().failure().says(&["inconsistent keep-git-dir"]);
+    for (query, says) in [("?branch=a&tag=b", "conflict"), ("?nope=1", "unexpected query"), ("?ref=a&ref=b", "ref")] {
+        lent(build(&bed, &format!("{url}{query}"))).run().failure().says(&[says]);
+    }
+    lent(build(&bed, &format!("{url}?mtime=commit"))).run().success();
+    assert_eq!(fs::metadata(bed.path("out/f")).expect("a file").mtime(), 1_000_000_000);
+    bed.assert_tidy();
+}
+
+#[test]
 fn submodules_come_with_it_and_a_repository_may_use_sha256() {
     if unable() {
         return;

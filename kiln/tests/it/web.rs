@@ -227,8 +227,8 @@ fn downloads_that_break_off_are_begun_again() {
 fn downloads_end_however_much_is_sent_or_nothing() {
     // Zeros that are nothing on the way. Gzip alone makes a thousandth of them; members of it make no difference.
     let mut zeros = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    std::io::Write::write_all(&mut zeros, &vec![0; 64 << 20]).expect("memory");
-    let bomb = zeros.finish().expect("memory").repeat(17);
+    std::io::Write::write_all(&mut zeros, &vec![0; 16 << 20]).expect("memory");
+    let bomb = zeros.finish().expect("memory").repeat(5);
     let (sender, asked) = std::sync::mpsc::channel();
     let web = Web::new(move |request| match request.path() {
         "/bomb" => Response::new(200).header("Content-Encoding", "gzip").body(&bomb[..]),
