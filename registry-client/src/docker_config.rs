@@ -63,6 +63,22 @@ impl DockerConfig {
         })
     }
 
+    /// Returns the proxies that every build is to use, as `proxies.default` of the file has them: build arguments by their
+    /// names, in both cases.
+    pub fn proxies(&self) -> BTreeMap<String, String> {
+        let read = |document: &Vec<u8>| serde_json::from_slice::<WithProxies>(document).ok()?.proxies.remove("default");
+        let found = self.documents().iter().find_map(read).unwrap_or_default();
+        let named = [
+            ("HTTP_PROXY", found.http),
+            ("HTTPS_PROXY", found.https),
+            ("FTP_PROXY", found.ftp),
+            ("NO_PROXY", found.no),
+            ("ALL_PROXY", found.all),
+        ];
+        let given = named.into_iter().filter(|(_, value)| !value.is_empty());
+        given.flat_map(|(name, value)| [(name.to_owned(), value.clone()), (name.to_lowercase(), value)]).collect()
+    }
+
     fn look_up(&self, host: &str) -> Option<Credential> {
         let own = [host];
         let keys: &[&str] = if host == "docker.io" { &HUB_KEYS } else { &own };
@@ -82,6 +98,28 @@ impl Credentials for DockerConfig {
         remembered().insert(host.to_owned(), (Instant::now(), credential.clone()));
         credential
     }
+}
+
+/// The part of the file that is about proxies.
+#[derive(Deserialize)]
+struct WithProxies {
+    #[serde(default)]
+    proxies: BTreeMap<String, Proxies>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Proxies {
+    #[serde(rename = "httpProxy")]
+    http: String,
+    #[serde(rename = "httpsProxy")]
+    https: String,
+    #[serde(rename = "ftpProxy")]
+    ftp: String,
+    #[serde(rename = "noProxy")]
+    no: String,
+    #[serde(rename = "allProxy")]
+    all: String,
 }
 
 /// A member that the credential crate does not know: a token to be sent as it is.

@@ -12,6 +12,7 @@ use kiln_builder::{
 use kiln_frontend::dockerfile::csv;
 use kiln_frontend::lower;
 use kiln_oci::Platform;
+use kiln_registry_client::DockerConfig;
 use kiln_runtime::Isolation;
 
 use super::call::{Call, Method};
@@ -326,11 +327,12 @@ impl Arguments {
             );
         }
         let platforms = value::platforms(&self.platforms)?;
+        let mut build_args =
+            build_arg::all(&self.build_arg_files, &self.build_args, current, |name| std::env::var(name).ok())?;
+        build_arg::add_proxies(&mut build_args, DockerConfig::new().proxies());
         let options = lower::Request {
             target: self.target.clone().filter(|target| !target.is_empty()),
-            build_args: build_arg::all(&self.build_arg_files, &self.build_args, current, |name| {
-                std::env::var(name).ok()
-            })?,
+            build_args,
             labels: value::labels(&self.labels)?,
             platform: None,
             build_platform: Platform::host(),

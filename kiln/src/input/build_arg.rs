@@ -13,6 +13,13 @@ const LARGEST: u64 = 1 << 20;
 /// Taken from the environment without being asked for, as buildx does: a reproducible build needs no flag.
 const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
+/// Adds the proxies of the user's configuration, but for those that are given in one spelling or another.
+pub fn add_proxies(arguments: &mut BTreeMap<String, String>, proxies: BTreeMap<String, String>) {
+    let is_new = |name: &String| !arguments.keys().any(|given| given.eq_ignore_ascii_case(name));
+    let new: Vec<_> = proxies.into_iter().filter(|(name, _)| is_new(name)).collect();
+    arguments.extend(new);
+}
+
 /// Returns the build arguments: those of the files in order, then those of the flags; the last of a name wins. A flag
 /// without value takes it from the environment, and is left out when it is not there. Paths are taken from `current`.
 ///

@@ -41,14 +41,45 @@ fn a_limit_above_the_hosts_is_lowered_and_named() {
     if unable() {
         return;
     }
-    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
-    let Some(hard) = hard.filter(|hard| *hard < 1 << 40) else {
-        println!("skipped: this host has no limit of open files");
+    let bed = bed();
+    dockerfile(&bed, "context", "FROM busybox\nRUN ulimit -Sn; ulimit -Hn\n");
+    let mut kiln = build(&bed, "context").arg("--ulimit=nofile=64:5000");
+    kiln.run_by("prlimit", ["--nofile=1000:2000".into()]);
+    kiln.run().success().says(&["the limit `nofile` is above the host's", " 64\n", " 2000\n"]);
+}
+
+/// Builds where a script has mounted what it likes.
+fn run_among(mounts: &str, text: &str, flags: &[&str]) -> Outcome {
+    let bed = bed();
+    dockerfile(&bed, "context", text);
+    let mut kiln = build(&bed, "context").args(flags);
+    kiln.among_mounts(&format!("{mounts}; exec \"$@\""), []);
+    kiln.run()
+}
+
+#[test]
+fn without_cgroups_limits_are_named_and_the_build_goes_on() {
+    if unable() {
         return;
-    };
-    let flag = format!("--ulimit=nofile=64:{}", 1u64 << 41);
-    let outcome = run("FROM busybox\nRUN ulimit -Sn; ulimit -Hn\n", &[&flag]).success();
-    outcome.says(&["the limit `nofile` is above the host's", " 64\n", &format!(" {hard}\n")]);
+    }
+    let text = "FROM busybox\nRUN echo ran; mknod /z c 1 5; head -c 1 /z || echo shut\n";
+    let outcome = run_among("mount -t tmpfs none /sys/fs/cgroup", text, &["--resource=memory=1g"]).success();
+    outcome.says(&[
+        "the host refused the limit `memory=1073741824`: no cgroup with the controller",
+        " ran\n",
+        " shut\n",
+    ]);
+}
+
+#[test]
+fn cgroups_of_version_2_confine_devices_and_are_gone_afterwards() {
+    if unable() {
+        return;
+    }
+    let text = "FROM busybox\nRUN grep ^0::/ /proc/self/cgroup; mknod /k c 1 11; head -c 1 /k || echo shut; \
+                mknod /z c 1 5; head -c 1 /z | wc -c\n";
+    let mounts = "mount -t cgroup2 none /sys/fs/cgroup";
+    run_among(mounts, text, &["--network=none"]).success().says(&[" 0::/", " shut\n", " 1\n"]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use kiln_runtime::{PrivateNetwork, Program};
-use kiln_testkit::{Bed, DockerRegistry, Need, host};
+use kiln_testkit::{Bed, DockerRegistry, Image, Need, Source, host};
 
 use crate::fixture::{bed, build, busybox, dockerfile, unable};
 
@@ -268,4 +268,27 @@ fn rules_that_forbid_forwarding_stay_and_pasta_is_the_way_out() {
         assert_eq!(outcome.text(), "0\n", "{outcome}");
         outcome.says(&[" served\n", " inet 10.143.0.2/30"]);
     }
+}
+
+#[test]
+fn the_proxies_of_dockers_configuration_are_for_commands_only() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    let proxies =
+        r#"{"proxies":{"default":{"httpProxy":"http://p.example:1","noProxy":"a,b"},"tcp://x":{"httpProxy":"no"}}}"#;
+    bed.write("docker/config.json", proxies);
+    dockerfile(&bed, "context", "FROM busybox\nRUN env | grep -i _proxy | sort | xargs echo has\n");
+    let run = |flags: &[&str]| {
+        let kiln = build(&bed, "context").args(["-o", "type=oci,dest=image.tar", "--network=none"]).args(flags);
+        kiln.env("DOCKER_CONFIG", bed.path("docker")).run().success()
+    };
+    run(&[]).says(&[" has HTTP_PROXY=http://p.example:1 NO_PROXY=a,b http_proxy=http://p.example:1 no_proxy=a,b\n"]);
+    let config = serde_json::to_string(&Image::fetch(&Source::OciArchive(bed.path("image.tar"))).config).expect("JSON");
+    assert!(!config.to_lowercase().contains("p.example"), "{config}");
+    run(&["--no-cache", "--build-arg=Http_Proxy=q"])
+        .says(&[" has HTTP_PROXY=q NO_PROXY=a,b http_proxy=q no_proxy=a,b\n"]);
+    bed.write("docker/config.json", "{}");
+    assert_eq!(run(&[]).ran(), Vec::<String>::new());
 }

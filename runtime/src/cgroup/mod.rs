@@ -27,7 +27,8 @@ use crate::error::reason;
 use crate::spec::Resources;
 use files::{Controller, Setting};
 
-/// The number of the file system of cgroups of version 2.
+/// The numbers of the file systems of cgroups.
+const CGROUP: i64 = 0x0027_e0eb;
 const CGROUP2: i64 = 0x6367_7270;
 /// Where hosts mount them.
 const ROOT: &str = "/sys/fs/cgroup";
@@ -36,7 +37,11 @@ const PREFIX: &str = "kiln-";
 
 /// Says whether the host has cgroups of version 2 only.
 pub fn is_unified() -> bool {
-    statfs(ROOT).is_ok_and(|found| found.f_type == CGROUP2)
+    is_of_type(Path::new(ROOT), CGROUP2)
+}
+
+fn is_of_type(path: &Path, number: i64) -> bool {
+    statfs(path).is_ok_and(|found| found.f_type == number)
 }
 
 /// A limit that the host refused.
@@ -90,13 +95,16 @@ pub struct Host {
     /// The text of `/proc/self/cgroup`.
     membership: String,
     is_unified: bool,
+    /// The file system that groups are on. Directories of another would be taken for groups that limit nothing.
+    file_system: i64,
 }
 
 impl Host {
     /// Returns this machine as the calling process sees it.
     pub fn new() -> Self {
         let membership = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        Self { root: ROOT.into(), membership, is_unified: is_unified() }
+        let is_unified = is_unified();
+        Self { root: ROOT.into(), membership, is_unified, file_system: if is_unified { CGROUP2 } else { CGROUP } }
     }
 
     /// Returns the builder's own group in the hierarchy of a controller; none where the host lacks it.
@@ -110,14 +118,16 @@ impl Host {
             };
             is_it.then_some(path)
         })?;
-        let top = self.top(controller);
+        let top = self.top(controller)?;
         let own = top.join(line.trim_start_matches('/'));
         // In a container the path may be that of the host, and the mount only what is ours.
         Some(if own.is_dir() { own } else { top })
     }
 
-    fn top(&self, controller: Controller) -> PathBuf {
-        if self.is_unified { self.root.clone() } else { self.root.join(controller.name()) }
+    /// Returns the top of a controller's hierarchy; none where the host has none.
+    fn top(&self, controller: Controller) -> Option<PathBuf> {
+        let top = if self.is_unified { self.root.clone() } else { self.root.join(controller.name()) };
+        is_of_type(&top, self.file_system).then_some(top)
     }
 }
 
@@ -175,11 +185,11 @@ impl Group {
     }
 
     fn make_single(&mut self, host: &Host, wish: &Wish, controller: Controller) {
-        let Some(own) = host.own(controller) else { return };
         let base = match wish.parent {
-            "" => own,
-            parent => host.top(controller).join(files::parent_path(parent)),
+            "" => host.own(controller),
+            parent => host.top(controller).map(|top| top.join(files::parent_path(parent))),
         };
+        let Some(base) = base else { return };
         let fill = |path: &Path| if controller == Controller::Cpuset { files::inherit_cpuset(path) } else { Ok(()) };
         match self.directory_below(&base, &fill) {
             Ok(path) => self.directories.push((vec![controller], path)),

@@ -7,16 +7,14 @@ use std::time::{Duration, Instant};
 
 use kiln_runtime::PrivateNetwork;
 
-use crate::bed::{Bed, program};
+use crate::bed::{Bed, program, skipped};
 
 /// Opens a network, or says why there can be none here.
 fn open() -> Option<PrivateNetwork> {
     match PrivateNetwork::open(program()) {
         Ok(network) => Some(network),
         Err(error) => {
-            // Where all tests have to run, none may pass by not running.
-            assert!(std::env::var_os("CI").is_none(), "{error}");
-            println!("skipped: {error}");
+            skipped(&error.to_string());
             None
         }
     }
