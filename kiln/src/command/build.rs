@@ -224,7 +224,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
 
     let ignored = contexts.ignored().map(|patterns| request.options.ignore = patterns);
-    let client = Client { contexts: &contexts, secrets: &lent, results: &LocalResults, steps, cancel };
+    let client = Client { contexts: &contexts, secrets: &lent, results: &LocalResults::default(), steps, cancel };
     if call.method != Method::Build {
         let answered = call.run(&engine, request, &client, &source, ignored);
         drop(client);

@@ -28,7 +28,7 @@ impl Transfer {
         work(&Client {
             contexts: &contexts,
             secrets: &Lent::default(),
-            results: &LocalResults,
+            results: &LocalResults::default(),
             steps: Steps::new(self.0.sink()),
             cancel: interrupt::cancel(),
         })

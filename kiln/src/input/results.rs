@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use kiln_builder::Destination;
@@ -17,19 +18,37 @@ use tempfile::NamedTempFile;
 const BUFFER: usize = 256 << 10;
 
 /// Writes results to the file system and to standard output.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct LocalResults;
+#[derive(Debug, Default)]
+pub struct LocalResults {
+    /// What has been begun and cannot be taken back: standard output, pipes, devices.
+    begun: Mutex<Vec<Destination>>,
+}
+
+impl LocalResults {
+    /// Makes a stream of something that is not replaced when it is whole, once: a build that tries again would put a second
+    /// result behind the beginning of the first.
+    fn direct(&self, destination: &Destination, output: Box<dyn Write + Send>) -> io::Result<Box<dyn ResultStream>> {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        if begun.contains(destination) {
+            return Err(io::Error::other(
+                "something in the store was damaged, which was found after the first bytes had gone out; build again",
+            ));
+        }
+        begun.push(destination.clone());
+        Ok(Box::new(Direct(BufWriter::with_capacity(BUFFER, output))))
+    }
+}
 
 impl Results for LocalResults {
     fn stream(&self, destination: &Destination) -> io::Result<Box<dyn ResultStream>> {
         match destination {
-            Destination::Stdout => Ok(Box::new(Direct(BufWriter::with_capacity(BUFFER, Box::new(io::stdout()))))),
+            Destination::Stdout => self.direct(destination, Box::new(io::stdout())),
             Destination::File(path) => match std::fs::metadata(path) {
                 Ok(found) if found.is_dir() => Err(io::Error::other(format!("`{}` is a directory", path.display()))),
                 // A device or a pipe is written to, not replaced.
                 Ok(found) if found.file_type().is_fifo() || found.file_type().is_char_device() => {
                     let file = File::options().write(true).open(path)?;
-                    Ok(Box::new(Direct(BufWriter::with_capacity(BUFFER, Box::new(file)))))
+                    self.direct(destination, Box::new(file))
                 }
                 // A symlink to a file stays, and what it points to is replaced.
                 Ok(_) => Ok(Box::new(Renamed::create(path.canonicalize()?)?)),
@@ -180,7 +199,7 @@ pub fn check_file(path: &Path) -> io::Result<()> {
     match std::fs::metadata(path) {
         // To open a pipe would tell its reader that all has been said.
         Ok(found) if found.file_type().is_fifo() || found.file_type().is_char_device() => Ok(()),
-        _ => LocalResults.stream(&Destination::File(path.to_owned())).map(drop),
+        _ => LocalResults::default().stream(&Destination::File(path.to_owned())).map(drop),
     }
 }
 
@@ -189,7 +208,7 @@ pub fn check_file(path: &Path) -> io::Result<()> {
 /// # Errors
 /// When the directory does not exist or cannot be written.
 pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut stream = LocalResults.stream(&Destination::File(path.to_owned()))?;
+    let mut stream = LocalResults::default().stream(&Destination::File(path.to_owned()))?;
     stream.write_all(bytes)?;
     stream.finish()
 }
@@ -210,12 +229,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("out.tar");
         let destination = Destination::File(path.clone());
-        let mut stream = LocalResults.stream(&destination).unwrap();
+        let mut stream = LocalResults::default().stream(&destination).unwrap();
         stream.write_all(b"abc").unwrap();
         assert!(!path.exists());
         stream.finish().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"abc");
-        let mut dropped = LocalResults.stream(&destination).unwrap();
+        let mut dropped = LocalResults::default().stream(&destination).unwrap();
         dropped.write_all(b"partial").unwrap();
         drop(dropped);
         assert_eq!(std::fs::read(&path).unwrap(), b"abc");
@@ -231,7 +250,7 @@ mod tests {
         let mut input = File::open(&from).unwrap();
         input.seek(SeekFrom::Start(3)).unwrap();
         let path = directory.path().join("out.tar");
-        let mut stream = LocalResults.stream(&Destination::File(path.clone())).unwrap();
+        let mut stream = LocalResults::default().stream(&Destination::File(path.clone())).unwrap();
         stream.write_all(b"before").unwrap();
         assert_eq!(stream.copy_file(&input, 39_000_000).unwrap(), 39_000_000);
         // There are fewer bytes than asked for.
@@ -264,8 +283,8 @@ mod tests {
     #[test]
     fn directories_are_made_and_files_are_none() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(LocalResults.directory(&directory.path().join("a/b")).is_ok());
+        assert!(LocalResults::default().directory(&directory.path().join("a/b")).is_ok());
         std::fs::write(directory.path().join("f"), "").unwrap();
-        assert!(LocalResults.directory(&directory.path().join("f")).is_err());
+        assert!(LocalResults::default().directory(&directory.path().join("f")).is_err());
     }
 }

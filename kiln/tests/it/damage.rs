@@ -130,6 +130,27 @@ fn spoiled_blobs_in_the_store_are_made_again() {
 }
 
 #[test]
+fn what_has_gone_out_is_not_begun_again() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    dockerfile(&bed, "context", "FROM scratch\nCOPY one /\nCOPY two /\n");
+    for name in ["one", "two"] {
+        bed.write(format!("context/{name}"), name.repeat(1 << 20));
+    }
+    let archive = || build(&bed, "context").args(["-o", "type=oci,dest=-"]).run();
+    let whole = archive().success().stdout;
+    let large =
+        files(&bed.root().join("blobs")).into_iter().filter(|path| fs::metadata(path).expect("it").len() > 2000);
+    spoil(&large.max().expect("a layer"));
+    let outcome = archive().failure().says(&["damaged", "build again"]);
+    assert_eq!(outcome.status.code(), Some(3), "{outcome}");
+    assert_eq!(archive().success().stdout.len(), whole.len());
+    bed.assert_tidy();
+}
+
+#[test]
 fn spoiled_records_are_misses() {
     survives(|root| {
         let records = files(&root.join("records"));
