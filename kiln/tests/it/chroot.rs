@@ -95,6 +95,46 @@ fn no_process_outlives_the_command() {
     assert_eq!(processes(&seconds), [""; 0]);
 }
 
+/// Returns the processes whose parent this is.
+fn children(parent: u32) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").expect("processes").flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
+    let is_child = |process: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+        status.lines().any(|line| line == format!("PPid:\t{parent}"))
+    };
+    numbers.filter(is_child).collect()
+}
+
+#[test]
+fn no_process_outlives_kiln_and_the_process_beside_the_command() {
+    if is_unable() {
+        return;
+    }
+    let bed = bed();
+    let seconds = format!("97{}", std::process::id());
+    dockerfile(
+        &bed,
+        "context",
+        &format!("FROM busybox\nRUN (setsid sleep {seconds} &) ; echo u''p; sleep {seconds}\n"),
+    );
+    let mut running = locked_down(build(&bed, "context").arg("--isolation=chroot")).start();
+    running.wait_for(" up\n");
+    assert!(!processes(&seconds).is_empty());
+    let [guard] = children(running.pid())[..] else { panic!("kiln has one child") };
+    let [beside] = children(guard)[..] else { panic!("the guard has one child") };
+    for process in [beside, running.pid()] {
+        let process = rustix::process::Pid::from_raw(process.cast_signed()).expect("a number");
+        rustix::process::kill_process(process, rustix::process::Signal::KILL).expect("it is there");
+    }
+    running.wait();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !processes(&seconds).is_empty() {
+        assert!(std::time::Instant::now() < end, "{:?}", processes(&seconds));
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
 fn refused(bed: &Bed, text: &str, flags: &[&str], says: &[&str]) {
     dockerfile(bed, "context", text);
     locked_down(build(bed, "context").args(["--isolation=chroot"]).args(flags)).run().failure().says(says);
@@ -114,6 +154,13 @@ fn what_cannot_be_done_well_is_refused() {
         &[&flag],
         &["/run/secrets/s", "written to a disk"],
     );
+    // In memory it may be a file.
+    let memory = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
+    let text = "FROM busybox\nRUN --mount=type=secret,id=s,mode=0440,gid=5 test $(cat /run/secrets/s) = hunter2 && stat -c %a:%g /run/secrets/s\n";
+    dockerfile(&bed, "context", text);
+    let kiln = build(&bed, "context").args(["--isolation=chroot", &flag, "-o", "type=oci,dest=image.tar"]);
+    locked_down(kiln.env("KILN_ROOT", memory.path())).run().success().says(&[" 440:5\n"]);
+    assert!(Image::fetch(&Source::OciArchive(bed.path("image.tar"))).layers()[1].is_empty());
     refused(&bed, "FROM busybox\nRUN --network=none true\n", &[], &["cut the command off the network"]);
     let inner = "FROM busybox\nRUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/c/t true\n";
     refused(&bed, inner, &[], &["put a mount at /c/t", "cache mount at /c"]);

@@ -69,6 +69,9 @@ fn helper() -> io::Result<()> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     rustix::stdio::dup2_stdin(&null)?;
     let plan: Plan = wire::receive(&socket)?;
+    if Reach::of(plan.spec.isolation) == Reach::Descent {
+        leave_a_guard(&null)?;
+    }
     let group = make_group(&socket, &plan.spec);
     let oom_kills = oom::kills();
     let answering = match plan.answers.as_ref().map(|_| Answerer::start(&socket, &plan.spec)).transpose() {
@@ -106,6 +109,18 @@ fn helper() -> io::Result<()> {
     };
     drop((group, answerer));
     wire::send(&socket, &Message::Ended { code, signal, oom })
+}
+
+/// Goes on in a child. The parent does nothing but wait, and ends what the command left behind should the child be killed, also
+/// together with the engine: whoever loses its parent then becomes its own.
+fn leave_a_guard(null: &OwnedFd) -> io::Result<()> {
+    orphans::adopt()?;
+    let Some(child) = sys::fork()? else { return Ok(()) };
+    rustix::stdio::dup2_stdout(null)?;
+    rustix::stdio::dup2_stderr(null)?;
+    let status = reap(child)?;
+    let ended = orphans::end();
+    sys::exit_now(status.exit_status().filter(|_| ended.is_ok()).unwrap_or(1));
 }
 
 /// What keeps the processes of the command together.
