@@ -29,6 +29,10 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const ATTENTION: Duration = Duration::from_millis(50);
 /// Of a cache with more layers than this only those are asked for that a step needs.
 const MOST_ASKED: usize = 256;
+/// Configs larger than this are not read.
+const MAX_CONFIG: u64 = 16 << 20;
+/// Of an index with more images than this the others are not read.
+const MOST_IMAGES: usize = 64;
 /// The config of a cache that is no image.
 const CACHE_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
 
@@ -328,7 +332,8 @@ fn load(registry: &Registry, name: &Reference, step: &Step) -> Result<(Vec<Loade
         oci::Document::Index(index) => {
             let mut manifests = Vec::new();
             let images = index.manifests.iter().filter(|manifest| is_image(manifest));
-            for descriptor in images.filter(|manifest| media_type::is_manifest(&manifest.media_type)) {
+            let images = images.filter(|manifest| media_type::is_manifest(&manifest.media_type));
+            for descriptor in images.take(MOST_IMAGES) {
                 let bytes = registry.manifest(&repository, descriptor).map_err(sorted)?;
                 match oci::Document::parse(&bytes, Some(&descriptor.media_type)).map_err(|e| malformed(&e))? {
                     oci::Document::Manifest(manifest) => manifests.push(manifest),
@@ -364,7 +369,7 @@ fn load(registry: &Registry, name: &Reference, step: &Step) -> Result<(Vec<Loade
 }
 
 fn blob(registry: &Registry, repository: &Repository, descriptor: &Descriptor) -> Result<Vec<u8>, BuildError> {
-    if descriptor.size > remote::MAX_BYTES as u64 {
+    if descriptor.size > MAX_CONFIG {
         return Err(BuildError::environment(format!("a config of {} bytes is not read", descriptor.size)));
     }
     let mut bytes = Vec::new();

@@ -343,6 +343,30 @@ fn times_that_were_clamped_are_so_again() {
 }
 
 #[test]
+fn what_was_made_here_comes_before_what_others_made() {
+    if unable() {
+        return;
+    }
+    // The same content everywhere, with another time each time that it is made.
+    let text = "FROM BUSYBOX AS build\n\
+        RUN echo same > /out && touch -d @$(od -An -N3 -tu4 /dev/urandom | tr -d ' ') /out\n\
+        FROM BUSYBOX\nCOPY --from=build /out /\n";
+    let other = text.replace("same >", "sa''me >");
+    let world = World::new(text);
+    world.publish();
+    let mine = world.registry.name("mine:1");
+    build(&world.other, "context").args(["--push", "-t", &mine]).run().success();
+    assert_ne!(blobs(&mine), blobs(&world.name()));
+    // The first machine gets there by another way, and says so.
+    world.dockerfile(&other);
+    world.publish();
+    let again = world.registry.name("again:1");
+    let reused = world.reuse().args(["--push", "-t", &again]).run().success();
+    assert!(ran(&reused).is_empty() && reused.stderr.contains("importing"), "{reused}");
+    assert_eq!(blobs(&again), blobs(&mine));
+}
+
+#[test]
 fn several_caches_are_looked_in() {
     if unable() {
         return;
