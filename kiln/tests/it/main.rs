@@ -30,6 +30,7 @@ mod projects;
 mod rights;
 mod rungs;
 mod sandbox;
+mod secrets;
 mod shell;
 mod ssh;
 mod variables;
