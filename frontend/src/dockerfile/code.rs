@@ -63,6 +63,7 @@ pub static CODES: &[(&str, &str)] = &[
     ("source-date-epoch", "SOURCE_DATE_EPOCH cannot be read, or what it points to has no time"),
     ("stage-name", "a stage has a name that is not possible"),
     ("stage-order", "a stage is used before it is defined"),
+    ("too-many-mistakes", "the file has more mistakes than are looked for"),
     ("undeclared-build-arg", "`--build-arg` gives a value to an argument that no ARG declares"),
     ("unknown-flag", "the instruction does not have this flag"),
     ("unknown-instruction", "there is no such instruction"),

@@ -55,6 +55,9 @@ pub fn parse_trigger(text: &str) -> (File, Vec<Diagnostic>) {
     read(text, false)
 }
 
+/// A file with more mistakes is not read to its end: it is something else, and nobody reads so many.
+pub const MAX_MISTAKES: usize = 10_000;
+
 /// Few files have more than one instruction in so many bytes.
 const ORDINARY_LENGTH: usize = 24;
 
@@ -65,7 +68,9 @@ fn read(text: &str, needs_stage: bool) -> (File, Vec<Diagnostic>) {
     let mut diagnostics = Vec::new();
     let mut has_stage = !needs_stage;
     let frontend = if needs_stage { directive::detect_syntax(text) } else { None };
+    let mut mistakes = 0;
     while let Some(line) = reader.logical() {
+        let known = diagnostics.len();
         let instruction = read_instruction(&mut reader, line, &mut diagnostics);
         let is_from = instruction.keyword.text.eq_ignore_ascii_case("from");
         let needs_none = matches!(instruction.kind, InstructionKind::Arg(_) | InstructionKind::Invalid);
@@ -78,7 +83,19 @@ fn read(text: &str, needs_stage: bool) -> (File, Vec<Diagnostic>) {
             has_stage = true;
         }
         has_stage |= is_from;
+        let lines = instruction.lines;
         instructions.push(instruction);
+        mistakes += diagnostics[known..].iter().filter(|found| found.is_error()).count();
+        if mistakes >= MAX_MISTAKES {
+            let message = format!("there are more than {MAX_MISTAKES} mistakes: the file is not read behind this line");
+            let place = Lines::single(lines.last);
+            diagnostics.push(
+                Diagnostic::error(Phase::Instruction, "too-many-mistakes", message)
+                    .at(place, Span::new(reader.position(), reader.position()))
+                    .hint("is it a build file?"),
+            );
+            break;
+        }
     }
     if instructions.is_empty() {
         diagnostics.push(

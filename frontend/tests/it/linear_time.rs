@@ -137,7 +137,11 @@ fn whole(text: &str) {
 fn many_different_things_are_lowered_in_linear_time() {
     let list = |count: usize, item: &dyn Fn(usize) -> String| (0..count).map(item).collect::<String>();
     let line = |head: &str, count: usize, item: &str| format!("{head} {}", list(count, &|i| format!("{item}{i} \\\n")));
-    let cases: [(&str, &dyn Fn(usize) -> String); 9] = [
+    let cases: [(&str, &dyn Fn(usize) -> String); 10] = [
+        ("used", &|n| {
+            let each = |item: &dyn Fn(usize) -> String| (0..n).map(|i| format!("{} \\\n", item(i))).collect::<String>();
+            format!("ENV {}\nLABEL {}\n", each(&|i| format!("v{i}=x")), each(&|i| format!("l=$v{i}")))
+        }),
         ("here-documents", &|n| format!("{}/d/\n{}", line("COPY", n, "<<a"), list(n, &|i| format!("a{i}\n")))),
         ("addresses", &|n| line("ADD", n, "http://a/") + "/d/\n"),
         ("sources", &|n| line("COPY", n, "a") + "/d/\n"),

@@ -1,7 +1,7 @@
 //! parser.json and directives.json: files into instructions.
 
 use kiln_frontend::dockerfile::{
-    File, InstructionKind, Phase,
+    File, InstructionKind, MAX_MISTAKES, Phase,
     ast::{Heredoc, Node},
     diagnostic::{Diagnostic, first_error},
     directive::{detect_check, detect_syntax},
@@ -182,4 +182,15 @@ fn of_several_mistakes_in_an_instruction_the_first_that_buildkit_sees_comes_firs
         let found = first_error(&diagnostics).map(|error| error.full_text());
         assert_eq!(found, Some(format!("dockerfile parse error on line 2: {expected}")), "{line}");
     }
+}
+
+#[test]
+fn a_file_of_mistakes_alone_is_not_read_to_its_end() {
+    let (file, diagnostics) = parse(&"X\n".repeat(200_000));
+    assert_eq!((file.instructions.len(), diagnostics.len()), (MAX_MISTAKES, MAX_MISTAKES + 1));
+    let last = diagnostics.last().expect("there are some");
+    assert_eq!((last.code, last.lines[0].first), ("too-many-mistakes", MAX_MISTAKES));
+    // Warnings are none.
+    let (file, diagnostics) = parse(&format!("FROM x\n{}", "RUN a \\\n\n b\n".repeat(20_000)));
+    assert_eq!((file.instructions.len(), diagnostics.len()), (20_001, 20_000));
 }
