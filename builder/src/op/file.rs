@@ -43,6 +43,43 @@ pub enum FileError {
     },
 }
 
+impl FileError {
+    /// Returns what to do about it, where the error alone tells.
+    pub fn hint(&self) -> Option<&'static str> {
+        let destination = match self {
+            Self::Directory(error)
+            | Self::Copy(
+                CopyError::Destination(error) | CopyError::Archive(super::archive::ArchiveError::Destination(error)),
+            ) => Some(error),
+            _ => None,
+        };
+        match (self, destination) {
+            (_, Some(OverlayError::NotADirectory(_))) => {
+                Some("there is a file of that name in the image: take another place, or remove it in a step before")
+            }
+            (Self::Copy(CopyError::ToNonDirectory(_)), _) => Some(
+                "a file or a link of that name is in the image, and what is copied there is a directory: take another place, \
+                 or remove it in a step before",
+            ),
+            (Self::Copy(CopyError::OntoDirectory(_)), _) => Some(
+                "a directory of that name is in the image, and what is copied there is a file: take another place, or remove \
+                 it in a step before",
+            ),
+            (Self::Copy(CopyError::TooManyLinks(_)), _) | (_, Some(OverlayError::TooManyLinks(_))) => {
+                Some("a symlink on the way leads back to itself")
+            }
+            (_, Some(OverlayError::TooDeep(_))) => {
+                Some("no layer may be deeper: pack the tree into an archive, and copy that")
+            }
+            (Self::Owner(OwnerError::NoFileSystem), _) => Some(
+                "names are looked up in the image's /etc/passwd and /etc/group, which `FROM scratch` and `--link` do not \
+                 have: give numbers",
+            ),
+            _ => None,
+        }
+    }
+}
+
 /// What a file operation starts from.
 pub struct Base<'a> {
     /// The layers below.

@@ -442,6 +442,7 @@ impl<'r, 's> Job<'r, 's> {
         }
         let mut built = BuildError::input(chain(error));
         built.is_damage = self.run.solver.layers.take_damage(error);
+        built.hint = error.hint().map(str::to_owned);
         if let file::FileError::Copy(CopyError::NotFound(path)) = error {
             built = built.context("failed to compute cache key");
             built.hint = missing::misread(&self.vertex.op)

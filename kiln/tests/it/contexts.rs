@@ -199,6 +199,29 @@ fn missing_sources_are_explained() {
 }
 
 #[test]
+fn copies_that_cannot_be_are_explained() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    bed.write("context/f", "");
+    bed.write("context/d/file", "");
+    bed.write("context/e/file/x", "");
+    symlink("loop", bed.path("context/loop")).expect("a link");
+    let cases = [
+        ("COPY f /a/b\nCOPY f /a/b/c", "mkdir /a/b: not a directory", "there is a file of that name in"),
+        ("COPY f /a\nADD d /a", "cannot copy to non-directory: /a", "is a directory: take another place"),
+        ("COPY e /a/\nCOPY d /a/", "cannot replace to directory /a/file with file", "is a file: take another place"),
+        ("WORKDIR /w\nCOPY loop .", "too many links in /loop", "leads back to itself"),
+        ("WORKDIR /w\nCOPY --link --chown=sam f .", "invalid user index: -1", "give numbers"),
+    ];
+    for (lines, says, hint) in cases {
+        dockerfile(&bed, "context", &format!("FROM scratch\n{lines}\n"));
+        build(&bed, "context").run().failure().says(&["Dockerfile:3", says, "hint: ", hint]);
+    }
+}
+
+#[test]
 fn copied_secrets_are_told_of() {
     if unable() {
         return;
