@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use kiln_runtime::{Cancel, Network, Program, Root, Spec, run};
+use kiln_runtime::{Cancel, Network, PrivateNetwork, Program, Root, Spec, run};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
@@ -22,6 +22,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     let program = Program::open(Path::new(&helper))?;
     println!("sealed copy, once: {:?}", start.elapsed());
+    let (mut opened, mut closed) = (Vec::new(), Vec::new());
+    for _ in 0..runs / 4 {
+        let start = Instant::now();
+        let network = PrivateNetwork::open(&|| Ok(&program))?;
+        opened.push(start.elapsed());
+        let start = Instant::now();
+        drop(network);
+        closed.push(start.elapsed());
+    }
+    for (name, at) in [("median", opened.len() / 2), ("fastest", 0)] {
+        opened.sort();
+        closed.sort();
+        println!("private network, once a build, {name}: {:?} to open, {:?} to close", opened[at], closed[at]);
+    }
     for network in [Network::Host, Network::None] {
         let (mut by_hand, mut sandboxed) = (Vec::new(), Vec::new());
         for i in 0..runs {

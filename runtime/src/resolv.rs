@@ -45,10 +45,12 @@ fn read(path: &str) -> String {
     fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
+/// The addresses in the lines that name a resolver; what is none is left out. One may have a zone: `fe80::1%eth0`.
 fn nameservers(source: &str) -> impl Iterator<Item = &str> {
     source.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
-        (words.next() == Some("nameserver")).then(|| words.next()).flatten()
+        let address = (words.next() == Some("nameserver")).then(|| words.next()).flatten()?;
+        address.split('%').next()?.parse::<IpAddr>().is_ok().then_some(address)
     })
 }
 
@@ -73,7 +75,9 @@ fn private(source: &str, resolver: Option<IpAddr>) -> String {
         match line.split_whitespace().next() {
             None | Some("nameserver") => {}
             Some(word) if word.starts_with(['#', ';']) => {}
-            Some("search" | "domain") => search = Some(line),
+            Some("search" | "domain") => {
+                search = Some(line).filter(|line| line.contains(char::is_whitespace)).or(search)
+            }
             Some("options") => options.extend(line.split_whitespace().skip(1)),
             Some(_) => rest.push(line),
         }
@@ -99,6 +103,38 @@ mod tests {
         let source = "# c\nsortlist 1.2.3.4\noptions a\nsearch x\nnameserver 127.0.0.1\nnameserver ::1\nnameserver 9.9.9.9\n\
                       domain  y z\noptions b\n";
         assert_eq!(private(source, None), "nameserver 9.9.9.9\nsearch y z\noptions a b\nsortlist 1.2.3.4\n");
+    }
+
+    #[test]
+    fn lines_are_read_as_the_c_library_reads_them() {
+        const NONE: &str = "";
+        for (source, expected) in [
+            ("nameserver\t9.9.9.9\n", "nameserver 9.9.9.9\n"),
+            ("  nameserver 9.9.9.9  \r\n", "nameserver 9.9.9.9\n"),
+            ("nameserver 9.9.9.9 # mine\n", "nameserver 9.9.9.9\n"),
+            ("nameserver 9.9.9.9 8.8.8.8\n", "nameserver 9.9.9.9\n"),
+            ("nameserver 9.9.9.9", "nameserver 9.9.9.9\n"),
+            ("nameserver 2620:fe::fe\nnameserver 9.9.9.9\n", "nameserver 2620:fe::fe\nnameserver 9.9.9.9\n"),
+            ("nameserver fe80::1%eth0\n", "nameserver fe80::1%eth0\n"),
+            ("nameserver 127.1.2.3\nnameserver ::1\nnameserver 9.9.9.9\n", "nameserver 9.9.9.9\n"),
+            ("nameserver 9.9.9.9\nnameserver 9.9.9.9\n", "nameserver 9.9.9.9\nnameserver 9.9.9.9\n"),
+            ("", NONE),
+            ("nameserver\n", NONE),
+            ("nameserver resolver.example\n", NONE),
+            ("nameserver 300.1.1.1\nnameserver 1.1.1\n", NONE),
+            ("#nameserver 9.9.9.9\n;nameserver 9.9.9.9\n", NONE),
+            ("nameserver 127.0.0.53\n", NONE),
+            ("nameserver 9.9.9.9\nsearch a b\nsearch c\n", "nameserver 9.9.9.9\nsearch c\n"),
+            ("nameserver 9.9.9.9\nsearch a\ndomain b\n", "nameserver 9.9.9.9\nsearch b\n"),
+            ("nameserver 9.9.9.9\nsearch a\nsearch\n", "nameserver 9.9.9.9\nsearch a\n"),
+            ("nameserver 9.9.9.9\nsearch  a\t b \n", "nameserver 9.9.9.9\nsearch a b\n"),
+            ("options a b\nnameserver 9.9.9.9\noptions c:1\n", "nameserver 9.9.9.9\noptions a b c:1\n"),
+            ("options\nnameserver 9.9.9.9\n", "nameserver 9.9.9.9\n"),
+            ("sortlist 1.2.3.4/8\nnameserver 9.9.9.9\nother x\n", "nameserver 9.9.9.9\nsortlist 1.2.3.4/8\nother x\n"),
+        ] {
+            let expected = if expected == NONE { private(NONE, None) } else { expected.to_owned() };
+            assert_eq!(private(source, None), expected, "{source:?}");
+        }
     }
 
     #[test]

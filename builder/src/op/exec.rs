@@ -15,6 +15,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
 use kiln_cache::layer::{self, Notes};
@@ -41,17 +42,17 @@ use crate::solver::{Job, Solver};
 /// When the sandbox cannot be set up, or the command fails.
 pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), BuildError> {
     let isolation = isolation(solver, job)?;
-    let (connected, lowers) = std::thread::scope(|scope| {
-        // The first command's network is made while its layers are fetched.
+    let (connection, program, lowers) = std::thread::scope(|scope| {
+        // The first command's network, and the program that sets up sandboxes, are made while its layers are fetched.
         let connecting = scope.spawn(|| {
-            let program = solver.program()?;
-            Ok::<_, BuildError>((program, solver.network.connect(op.network, isolation, program)))
+            let helper = || solver.program().map_err(|error| io::Error::other(error.message));
+            solver.network.connect(op.network, isolation, &helper)
         });
+        let reading = scope.spawn(|| solver.program());
         let lowers = solver.layers.directories(job.base());
-        (connecting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), lowers)
+        (joined(connecting), joined(reading), lowers)
     });
-    let (program, connection) = connected?;
-    let mut lowers = lowers?;
+    let (program, mut lowers) = (program?, lowers?);
     lowers.reverse();
     let scratch = solver.store.scratch("exec").map_err(|error| BuildError::environment(chain(&error)))?;
     let upper = directory(scratch.path(), "upper").map_err(|error| scratch_failed(scratch.path(), &error))?;
@@ -124,6 +125,10 @@ pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), Build
     let packed =
         layer::seal(solver.store, upper, &lowers, &notes, None).map_err(|error| solver.layers.failed(&error))?;
     Ok((packed.diff_id, packed.size))
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Returns what commands are shut in by here, and says so once where it is not what is usual.

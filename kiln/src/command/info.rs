@@ -64,7 +64,7 @@ impl Facts {
                 let reason = "the isolation `chroot` has none".to_owned();
                 Err(NoNetwork(vec![Refusal { way: "namespace", reason }]))
             }
-            Ok(program) => PrivateNetwork::open(&program),
+            Ok(program) => PrivateNetwork::open(&|| Ok(&program)),
             Err(reason) => Err(NoNetwork(vec![Refusal { way: "program", reason }])),
         };
         let no_ways = match &network {

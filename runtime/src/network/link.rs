@@ -5,12 +5,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use rustix::net::netdevice::name_to_index;
+
 use super::GUEST;
 use super::address::{Family, Subnet};
 use super::netlink::{CREATE, EXCLUSIVE, Message, Socket, attributes};
 
 const NEW_LINK: u16 = 16;
-const GET_LINK: u16 = 18;
 const NEW_ADDRESS: u16 = 20;
 const NEW_ROUTE: u16 = 24;
 const GET_ROUTE: u16 = 26;
@@ -56,12 +57,9 @@ pub fn make_pair(socket: &Socket, name: &str, guest: BorrowedFd<'_>) -> io::Resu
     index_of(socket, name)
 }
 
+/// Returns the number of a link of the socket's namespace. This way of asking does not wait for the lock of all links.
 fn index_of(socket: &Socket, name: &str) -> io::Result<u32> {
-    let mut message = Message::new(GET_LINK, 0, &link(0, 0));
-    message.text(LINK_NAME, name);
-    let found = socket.ask(message)?;
-    let index = found.first().and_then(|link| link.get(4..8)?.try_into().ok());
-    index.map(u32::from_ne_bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    Ok(name_to_index(socket, name)?)
 }
 
 /// Brings a link up.

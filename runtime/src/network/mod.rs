@@ -51,13 +51,17 @@ const GUEST: &str = "eth0";
 
 /// A private network, up until dropped. That takes some milliseconds, in which the kernel waits for packets on their way.
 pub struct PrivateNetwork {
-    namespace: OwnedFd,
     has_bridge: bool,
     refused: Vec<Refusal>,
-    // Taken down in this order.
+    // Taken down in this order. The end of a namespace keeps the kernel's lock of all links for a while, for which what the
+    // way out has to put back would wait.
     _bridge: Option<dns::Bridge>,
     way: Way,
+    namespace: OwnedFd,
 }
+
+/// Returns the helper's program, for those who need it.
+pub type Helper<'a> = &'a dyn Fn() -> io::Result<&'a Program>;
 
 /// How packets get out.
 enum Way {
@@ -89,12 +93,12 @@ impl fmt::Display for NoNetwork {
 
 impl PrivateNetwork {
     /// Makes one, by the first way that can be had: the kernel's own, `pasta`, `slirp4netns` (sandbox.md §4). The second and
-    /// third are programs of the host's, which `helper` starts.
+    /// third are programs of the host's, which the helper starts.
     ///
     /// # Errors
     /// Where the builder lacks the rights, the kernel the features, or the host forbids forwarding, and there is no program
     /// to help; says what is wrong with each way.
-    pub fn open(helper: &Program) -> Result<Self, NoNetwork> {
+    pub fn open(helper: Helper<'_>) -> Result<Self, NoNetwork> {
         let failed = |error: SetupError| NoNetwork(vec![Refusal { way: "namespace", reason: error.to_string() }]);
         let servers = resolv::loopback_servers();
         let inside =
@@ -181,14 +185,14 @@ impl Inside {
     }
 
     /// Connects it by the first way that can be had.
-    fn connect(&self, helper: &Program) -> Result<(Way, Vec<Refusal>), NoNetwork> {
+    fn connect(&self, helper: Helper<'_>) -> Result<(Way, Vec<Refusal>), NoNetwork> {
         let mut refused = Vec::new();
         match Wire::connect(self.namespace.as_fd(), &self.route) {
             Ok(wire) => return Ok((Way::Wire(wire), refused)),
             Err(error) => refused.push(Refusal { way: Wire::NAME, reason: error.to_string() }),
         }
         for kind in go_between::Kind::ALL {
-            match GoBetween::start(helper, kind, self.namespace.as_fd()) {
+            match helper().and_then(|helper| GoBetween::start(helper, kind, self.namespace.as_fd())) {
                 Ok(program) => return Ok((Way::GoBetween(program), refused)),
                 Err(error) => refused.push(Refusal { way: kind.name(), reason: crate::error::reason(&error) }),
             }

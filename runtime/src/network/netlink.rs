@@ -4,7 +4,7 @@
 //! All numbers are in the machine's order, unless the subsystem says otherwise.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
@@ -112,6 +112,12 @@ impl Message {
 
 /// A socket to one subsystem of the kernel, in the network namespace of the thread that opened it.
 pub struct Socket(OwnedFd);
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl Socket {
     /// Opens one for links, addresses and routes.

@@ -11,7 +11,7 @@ use crate::bed::{Bed, program, skipped};
 
 /// Opens a network, or says why there can be none here.
 fn open() -> Option<PrivateNetwork> {
-    match PrivateNetwork::open(program()) {
+    match PrivateNetwork::open(&|| Ok(program())) {
         Ok(network) => Some(network),
         Err(error) => {
             skipped(&error.to_string());

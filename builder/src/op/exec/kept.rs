@@ -167,8 +167,11 @@ pub(crate) fn shell(ground: &Ground<'_>, request: &ShellRequest, seat: Seat<'_>)
     adopt(&upper, lowers.first()).map_err(|error| scratch_failed(scratch.path(), &error))?;
     let network = SharedNetwork::default();
     let op = &kept.exec;
-    let mut spec =
-        specify(op, runtime::Root { lowers, upper, work }, network.connect(op.network, isolation, ground.program));
+    let mut spec = specify(
+        op,
+        runtime::Root { lowers, upper, work },
+        network.connect(op.network, isolation, &|| Ok(ground.program)),
+    );
     spec.args = shell_of(&op.args);
     spec.isolation = isolation;
     spec.emulator = platform::emulator(kept.platform.as_ref())?;

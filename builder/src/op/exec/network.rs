@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 use std::thread::JoinHandle;
 
 use kiln_frontend::graph;
-use kiln_runtime::{Isolation, Network, NoNetwork, PrivateNetwork, Program};
+use kiln_runtime::network::Helper;
+use kiln_runtime::{Isolation, Network, NoNetwork, PrivateNetwork};
 
 /// A private network that is made when somebody wants it.
 #[derive(Debug, Default)]
@@ -23,7 +24,7 @@ pub(super) struct Connection {
 
 impl SharedNetwork {
     /// Returns the network for a command that asks for `wanted`.
-    pub(super) fn connect(&self, wanted: graph::Network, isolation: Isolation, helper: &Program) -> Connection {
+    pub(super) fn connect(&self, wanted: graph::Network, isolation: Isolation, helper: Helper<'_>) -> Connection {
         let loopback = || vec![IpAddr::from([127, 0, 0, 1])];
         match wanted {
             graph::Network::None => Connection { network: Network::None, host: Vec::new(), note: None },
