@@ -104,7 +104,9 @@ RUN install -d -o alice -m 755 /a \
  && until test -e /a/orphan; do sleep 0.01; done \
  && ! su alice -c 'chown 0 /a/file' && ! su alice -c 'mknod /a/device c 1 3'
 USER alice
-RUN test "$(id -u) $(id -un) $HOME" = "1500 alice /home/alice" && cd && echo y > mine && test -O mine && tar -cf t mine && tar -xf t && rm t \
+WORKDIR /made/for/her
+RUN ! touch /etc/mine && ! mkdir /usr/mine && echo x > /dev/null && touch /tmp/hers && test "$(id -G)" = "1500 4" \
+ && test "$(id -u) $(id -un) $HOME" = "1500 alice /home/alice" && cd && echo y > mine && test -O mine && tar -cf t mine && tar -xf t && rm t \
  && cp -a /etc/passwd . && ls -ln mine | grep -q '1500 1500' && passwd --status alice | grep -q alice
 "#;
 

@@ -9,11 +9,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, fstatfs, mkdirat, mknodat, openat,
-    openat2, readlinkat,
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags, chownat, fsetxattr, fstat, fstatfs, mkdirat,
+    mknodat, openat, openat2, readlinkat,
 };
 use rustix::io::Errno;
 
+use crate::OWNER_MARK;
 use crate::wire::Stub;
 
 /// As many symlinks as the kernel follows.
@@ -115,11 +116,19 @@ fn make(
         Missing::Fail => Err(Errno::NOENT.into()),
         Missing::Make { owner: (uid, gid) } => match mkdirat(here, name, directory) {
             Ok(()) => {
-                let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-                match chownat(here, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW) {
-                    // There is one id: what nobody noted belongs to the command's user, and that is whom this is for.
-                    Ok(()) | Err(Errno::INVAL) => Ok(()),
-                    Err(error) => Err(error.into()),
+                let ids = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+                match chownat(here, name, ids.0, ids.1, AtFlags::SYMLINK_NOFOLLOW) {
+                    // There is one id: others are noted.
+                    Err(Errno::INVAL) => {
+                        let made = openat(
+                            here,
+                            name,
+                            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                            Mode::empty(),
+                        )?;
+                        Ok(fsetxattr(made, OWNER_MARK, format!("{uid}:{gid}").as_bytes(), XattrFlags::empty())?)
+                    }
+                    given => Ok(given?),
                 }
             }
             Err(Errno::EXIST) => Ok(()),

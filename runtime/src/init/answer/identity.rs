@@ -31,7 +31,29 @@ pub(super) struct Credentials {
 impl Credentials {
     /// Returns those of a user.
     pub(super) fn of(identity: &Identity) -> Self {
-        Self { uids: [identity.uid; 3], gids: [identity.gid; 3], groups: identity.groups.clone(), is_keeping: false }
+        let mut one = Self { uids: [identity.uid; 3], gids: [identity.gid; 3], groups: Vec::new(), is_keeping: false };
+        one.join(identity.groups.clone());
+        one
+    }
+
+    /// Makes these its groups; the kernel keeps them in order.
+    pub(super) fn join(&mut self, mut groups: Vec<u32>) {
+        groups.sort_unstable();
+        self.groups = groups;
+    }
+
+    /// Says whether it may make something in a directory of this owner and mode.
+    pub(super) fn may_make_in(&self, (uid, gid): (u32, u32), mode: u32) -> bool {
+        const WRITE_AND_SEARCH: u32 = 0o3;
+        let is_member = gid == self.gids[1] || self.groups.contains(&gid);
+        let bits = if uid == self.uids[1] {
+            mode >> 6
+        } else if is_member {
+            mode >> 3
+        } else {
+            mode
+        };
+        self.is_root() || bits & WRITE_AND_SEARCH == WRITE_AND_SEARCH
     }
 
     /// Says whether it may do what only root may.
@@ -186,6 +208,14 @@ mod tests {
         assert_eq!(one.all(Who::ResUid), [7, 8, 8]);
         one.elevate(Some(0), None);
         assert_eq!((one.all(Who::ResUid), one.tell(Who::EffectiveUid)), ([7, 0, 0], Some(0)));
+    }
+
+    #[test]
+    fn who_may_make_something() {
+        let one = user(7);
+        let may = |owner, mode| one.may_make_in(owner, mode);
+        assert!(may((7, 0), 0o300) && may((0, 50), 0o030) && may((0, 0), 0o1777) && user(0).may_make_in((7, 7), 0));
+        assert!(!may((7, 0), 0o077) && !may((0, 7), 0o707) && !may((0, 0), 0o755) && !may((0, 0), 0o776));
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::ffi::{CStr, CString};
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, mkdirat, mknodat, openat, symlinkat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, mkdirat, mknodat, openat, statat, symlinkat,
+};
 use rustix::io::Errno;
 
 use super::caller::{Caller, Status};
@@ -35,7 +37,7 @@ impl Caller<'_> {
                 return Err(Errno::INVAL);
             }
             let bytes = self.read(list, 4 * count as usize)?;
-            credentials.groups = bytes.as_chunks().0.iter().map(|id| u32::from_ne_bytes(*id)).collect();
+            credentials.join(bytes.as_chunks().0.iter().map(|id| u32::from_ne_bytes(*id)).collect());
         }
         if call == Become::Keeping {
             credentials.is_keeping = ids[1] == Some(1);
@@ -140,7 +142,7 @@ impl Caller<'_> {
         make: impl FnOnce(&OwnedFd, &CStr) -> Result<(), Errno>,
     ) -> Result<Answer, Errno> {
         let Some((place, name)) = self.place(directory, path, is_dir)? else { return Ok(Answer::Continue) };
-        let Some((uid, gid)) = self.new_owner(&place)? else { return Ok(Answer::Continue) };
+        let Some((uid, gid)) = self.new_owner(&place, &name)? else { return Ok(Answer::Continue) };
         make(&place, &name)?;
         let fd = openat(&place, &name, HANDLE | OFlags::NOFOLLOW, Mode::empty())?;
         self.desk.note_owner(&fd, (Some(uid), Some(gid)))?;
@@ -156,7 +158,7 @@ impl Caller<'_> {
                 None => return Ok(Answer::Continue),
             }
         };
-        let Some((uid, gid)) = self.new_owner(&place)? else { return Ok(Answer::Continue) };
+        let Some((uid, gid)) = self.new_owner(&place, &name)? else { return Ok(Answer::Continue) };
         let is_exclusive = flags.contains(OFlags::EXCL);
         let own = if flags.contains(OFlags::TMPFILE) { flags } else { flags | OFlags::EXCL };
         let made = match openat(&place, &name, own | OFlags::CLOEXEC, self.masked(mode.into())?) {
@@ -221,12 +223,23 @@ impl Caller<'_> {
         Ok(Some((self.find(directory, &parent, true)?, text(name)?)))
     }
 
-    /// Returns who something new in a directory belongs to, whose group it may take over; none where that is root.
-    fn new_owner(&self, place: &OwnedFd) -> Result<Option<(u32, u32)>, Errno> {
-        let (uid, mut gid) = self.credentials().owner();
-        if fstat(place)?.st_mode & SET_GID != 0 {
-            gid = noted_owner(place).unwrap_or_default().1;
+    /// Returns who something new in a directory belongs to, whose group it may take over; none where that is root, or where
+    /// there is something of that name.
+    fn new_owner(&self, place: &OwnedFd, name: &CStr) -> Result<Option<(u32, u32)>, Errno> {
+        let credentials = self.credentials();
+        let mode = fstat(place)?.st_mode;
+        let (uid, mut gid) = credentials.owner();
+        if (uid, gid) == (0, 0) && mode & SET_GID == 0 {
+            return Ok(None);
         }
-        Ok(Some((uid, gid)).filter(|owner| *owner != (0, 0)))
+        let owner = noted_owner(place).unwrap_or_default();
+        if mode & SET_GID != 0 {
+            gid = owner.1;
+        }
+        let is_there = || name != c"." && statat(place, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        if (uid, gid) == (0, 0) || is_there() {
+            return Ok(None);
+        }
+        if credentials.may_make_in(owner, mode) { Ok(Some((uid, gid))) } else { Err(Errno::ACCESS) }
     }
 }
