@@ -80,8 +80,15 @@ pub fn locate(text: &str, current: &Path) -> Result<Place, BuildError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(BuildError::input(format!("unable to prepare context: cannot read `{text}`: {error}")))
         }
-        _ => Err(BuildError::input(format!("unable to prepare context: path \"{text}\" not found"))
-            .hint("the last argument is the context directory, often `.`")),
+        _ => {
+            let error = BuildError::input(format!("unable to prepare context: path \"{text}\" not found"));
+            Err(error.hint(match text.contains("://") {
+                true => {
+                    "a context is a directory, `-`, a git address or an `http(s)://` URL: of a bucket, a signed one"
+                }
+                false => "the last argument is the context directory, often `.`",
+            }))
+        }
     }
 }
 
@@ -220,6 +227,8 @@ mod tests {
         assert!(message("f").contains("`f` is a file"));
         assert!(message("nope").ends_with("path \"nope\" not found"));
         assert!(message("file:///etc").ends_with("not found"));
+        let bucket = locate("s3://bucket/context.tgz", here.path()).unwrap_err();
+        assert!(bucket.message.ends_with("not found") && bucket.hint.is_some_and(|hint| hint.contains("bucket")));
         assert!(message("https://example.com/r.git?nonsense=1").contains("unexpected query"));
         let place = |text: &str| locate(text, here.path()).unwrap();
         assert_eq!(place("-"), Place::Stdin);
