@@ -137,10 +137,17 @@ fn whole(text: &str) {
 fn many_different_things_are_lowered_in_linear_time() {
     let list = |count: usize, item: &dyn Fn(usize) -> String| (0..count).map(item).collect::<String>();
     let line = |head: &str, count: usize, item: &str| format!("{head} {}", list(count, &|i| format!("{item}{i} \\\n")));
-    let cases: [(&str, &dyn Fn(usize) -> String); 10] = [
+    let cases: [(&str, &dyn Fn(usize) -> String); 12] = [
         ("used", &|n| {
-            let each = |item: &dyn Fn(usize) -> String| (0..n).map(|i| format!("{} \\\n", item(i))).collect::<String>();
-            format!("ENV {}\nLABEL {}\n", each(&|i| format!("v{i}=x")), each(&|i| format!("l=$v{i}")))
+            format!(
+                "ENV {}z=z\nLABEL {}z=z\n",
+                list(n, &|i| format!("v{i}=x \\\n")),
+                list(n, &|i| format!("l=$v{i} \\\n"))
+            )
+        }),
+        ("warnings", &|n| "MAINTAINER a\n".repeat(n)),
+        ("names of stages", &|n| {
+            list(n, &|i| format!("FROM scratch AS s{i}\n")) + &list(n, &|i| format!("COPY --from=s{i} / /\n"))
         }),
         ("here-documents", &|n| format!("{}/d/\n{}", line("COPY", n, "<<a"), list(n, &|i| format!("a{i}\n")))),
         ("addresses", &|n| line("ADD", n, "http://a/") + "/d/\n"),
@@ -155,7 +162,7 @@ fn many_different_things_are_lowered_in_linear_time() {
         }),
     ];
     for (name, make) in cases {
-        check_sizes(250, |count| format!("# {name}\nFROM scratch\n{}", make(count)), whole);
+        check_sizes(400, |count| format!("# {name}\nFROM scratch\n{}", make(count)), whole);
     }
 }
 
