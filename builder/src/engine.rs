@@ -6,6 +6,7 @@ use std::sync::{Arc, Once, OnceLock};
 use kiln_cache::Store;
 use kiln_cache::layer::Ownership;
 use kiln_frontend::dockerfile::{Diagnostic, Phase};
+use kiln_frontend::graph::Op;
 use kiln_frontend::lower::Plan;
 use kiln_registry_client::{Client as Registry, Credentials, Options};
 use kiln_runtime::{Cancel, Footing, Ids, Isolation, Program};
@@ -231,7 +232,8 @@ impl Engine {
         warn(request, planned.definition, &solution.warnings, &work.steps);
         let exporter = Exporter { store: &self.store, work, request, client, planned: &planned, solution: &solution };
         let image = exporter.export()?;
-        let steps = solution.solved.values().filter(|solved| solved.created.is_some());
+        let is_step = |id| matches!(planned.graph.vertex(id).op, Op::Exec(_) | Op::File(_));
+        let steps = solution.solved.iter().filter(|(id, _)| is_step(**id)).map(|(_, solved)| solved);
         Ok(BuildResult {
             image,
             cached: steps.clone().filter(|solved| solved.is_cached).count(),

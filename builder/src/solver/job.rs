@@ -12,8 +12,9 @@ use kiln_frontend::graph::{
 use kiln_oci::{Digest, Platform};
 use kiln_runtime::Cancel;
 
+use super::run::Run;
 use super::{
-    Progress, Run, Solved, Value, absent, definition, fresh_class, key, nanoseconds, now, op_in_session, scratch_class,
+    Progress, Solved, Value, absent, definition, fresh_class, key, nanoseconds, now, op_in_session, scratch_class,
 };
 use crate::error::{BuildError, chain};
 use crate::layers;
