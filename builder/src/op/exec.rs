@@ -42,16 +42,21 @@ use crate::solver::{Job, Solver};
 /// When the sandbox cannot be set up, or the command fails.
 pub fn run(solver: &Solver, job: &Job, op: &Exec) -> Result<(Digest, u64), BuildError> {
     let isolation = isolation(solver, job)?;
-    let (connection, program, lowers) = std::thread::scope(|scope| {
+    let connect = || {
+        let helper = || solver.program().map_err(|error| io::Error::other(error.message));
+        solver.network.connect(op.network, isolation, &helper)
+    };
+    let lowers = || solver.layers.directories(job.base());
+    let (connection, program, lowers) = if solver.program.get().is_some() && solver.network.is_at_hand(op.network) {
+        (connect(), solver.program(), lowers())
+    } else {
         // The first command's network, and the program that sets up sandboxes, are made while its layers are fetched.
-        let connecting = scope.spawn(|| {
-            let helper = || solver.program().map_err(|error| io::Error::other(error.message));
-            solver.network.connect(op.network, isolation, &helper)
-        });
-        let reading = scope.spawn(|| solver.program());
-        let lowers = solver.layers.directories(job.base());
-        (joined(connecting), joined(reading), lowers)
-    });
+        std::thread::scope(|scope| {
+            let (connecting, reading) = (scope.spawn(connect), scope.spawn(|| solver.program()));
+            let lowers = lowers();
+            (joined(connecting), joined(reading), lowers)
+        })
+    };
     let (program, mut lowers) = (program?, lowers?);
     lowers.reverse();
     let scratch = solver.store.scratch("exec").map_err(|error| BuildError::environment(chain(&error)))?;

@@ -23,6 +23,11 @@ pub(super) struct Connection {
 }
 
 impl SharedNetwork {
+    /// Says whether [`Self::connect`] has nothing to make.
+    pub(super) fn is_at_hand(&self, wanted: graph::Network) -> bool {
+        wanted != graph::Network::Default || self.0.get().is_some()
+    }
+
     /// Returns the network for a command that asks for `wanted`.
     pub(super) fn connect(&self, wanted: graph::Network, isolation: Isolation, helper: Helper<'_>) -> Connection {
         let loopback = || vec![IpAddr::from([127, 0, 0, 1])];
