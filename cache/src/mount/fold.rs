@@ -28,7 +28,7 @@ pub(super) const OVERLAY: [&str; 2] = ["trusted.overlay.", "user.overlay."];
 /// deletes `upper`.
 ///
 /// # Errors
-/// When the system refuses, or a path is too long to be walked. What was moved stays moved.
+/// When the system refuses. What was moved stays moved.
 pub(super) fn fold(upper: &Path, below: &Path) -> io::Result<()> {
     let (from, to) =
         (open(rustix::fs::CWD, upper, ResolveFlags::empty())?, open(rustix::fs::CWD, below, ResolveFlags::empty())?);
@@ -89,8 +89,7 @@ impl Both<'_> {
             Err(Errno::NOENT) => false,
             Err(error) => return Err(error),
         };
-        let path = format!("/proc/self/fd/{}", self.from.as_raw_fd());
-        let path = Path::new(&path).join(OsStr::from_bytes(name.to_bytes()));
+        let path = entry(&self.from, OsStr::from_bytes(name.to_bytes()));
         if let Some(moved) = self.moved.filter(|moved| kind.is_dir() && moved.is_marked(&path)) {
             moved.put_back(&stat, &self.to, name)?;
             return Ok(Some(stat));
@@ -179,8 +178,21 @@ fn names(directory: &OwnedFd) -> rustix::io::Result<Vec<CString>> {
     Ok(names)
 }
 
+/// So many names, each of 255 bytes at most, make a path that the kernel takes.
+const NAMES_AT_ONCE: usize = 15;
+
+/// Opens a directory below `root`, however deep.
 pub(super) fn inside(root: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
-    open(root.as_fd(), path, ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV)
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let names: Vec<_> = path.components().collect();
+    let mut parts = names.chunks(NAMES_AT_ONCE).map(|part| part.iter().collect::<PathBuf>());
+    let first = open(root.as_fd(), &parts.next().unwrap_or_else(|| ".".into()), resolve)?;
+    parts.try_fold(first, |directory, part| open(directory.as_fd(), &part, resolve))
+}
+
+/// The path of what `directory` has under a name, for calls that take no directory. It is short, however deep that is.
+pub(super) fn entry(directory: &OwnedFd, name: &OsStr) -> PathBuf {
+    Path::new(&format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name)
 }
 
 pub(super) fn open(root: BorrowedFd<'_>, path: &Path, resolve: ResolveFlags) -> rustix::io::Result<OwnedFd> {
@@ -329,6 +341,31 @@ mod tests {
         assert_eq!(trees.found(), wanted);
         let left: Vec<_> = fs::read_dir(trees.directory.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
         assert_eq!(left, ["below"]);
+    }
+
+    #[test]
+    fn no_depth_is_too_deep() {
+        let trees = Trees::new();
+        trees.file(&trees.below("old/file"), "1");
+        let name = "n".repeat(250);
+        let mut bottom = open(rustix::fs::CWD, &trees.upper(""), ResolveFlags::empty()).unwrap();
+        for _ in 0..40 {
+            mkdirat(&bottom, &*name, Mode::RWXU).unwrap();
+            bottom = open(bottom.as_fd(), Path::new(&name), ResolveFlags::empty()).unwrap();
+        }
+        // `mv old` into the innermost.
+        mkdirat(&bottom, "new", Mode::RWXU).unwrap();
+        let new = entry(&bottom, OsStr::new("new"));
+        rustix::fs::lsetxattr(new, "user.overlay.redirect", b"/old", XattrFlags::empty()).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, trees.upper("old"), FileType::CharacterDevice, Mode::empty(), 0).unwrap();
+        fold(&trees.upper(""), &trees.below("")).unwrap();
+        let below = open(rustix::fs::CWD, &trees.below(""), ResolveFlags::empty()).unwrap();
+        let path: PathBuf = std::iter::repeat_n(&*name, 40).collect();
+        let bottom = inside(&below, &path.join("new")).unwrap();
+        assert_eq!(fs::read_to_string(entry(&bottom, OsStr::new("file"))).unwrap(), "1");
+        assert!(!trees.below("old").exists());
+        // What is that deep, others cannot delete.
+        remove_tree(&trees.below(&name)).unwrap();
     }
 
     #[test]

@@ -10,7 +10,7 @@
 
 use std::ffi::{CString, OsStr};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::fold::{OVERLAY, inside, is_opaque, open};
+use super::fold::{OVERLAY, entry, inside, is_opaque, open};
 use crate::remove::{remove_at, remove_tree};
 
 /// What the overlay calls the attribute, and what the mark is called that takes its place.
@@ -56,10 +56,10 @@ impl Moved {
         let mut directories = vec![(PathBuf::from("."), Some(PathBuf::from(".")))];
         while let Some((path, source)) = directories.pop() {
             let here = inside(upper, &path)?;
-            for entry in Dir::read_from(&here)? {
-                let entry = entry?;
-                let name = entry.file_name();
-                let may_be = matches!(entry.file_type(), FileType::Directory | FileType::Unknown);
+            for found_here in Dir::read_from(&here)? {
+                let found_here = found_here?;
+                let name = found_here.file_name();
+                let may_be = matches!(found_here.file_type(), FileType::Directory | FileType::Unknown);
                 if !may_be || name == c"." || name == c".." {
                     continue;
                 }
@@ -67,8 +67,8 @@ impl Moved {
                 if !FileType::from_raw_mode(stat.st_mode).is_dir() {
                     continue;
                 }
-                let path = path.join(OsStr::from_bytes(name.to_bytes()));
-                let place = place_of(upper, &path);
+                let (path, place) =
+                    (path.join(OsStr::from_bytes(name.to_bytes())), entry(&here, OsStr::from_bytes(name.to_bytes())));
                 let redirect = attribute(&place, REDIRECT);
                 let source = match &redirect {
                     Some(text) if text.starts_with(b"/") => Some(Path::new(".").join(OsStr::from_bytes(&text[1..]))),
@@ -110,7 +110,9 @@ impl Moved {
                 Err(error) => return Err(error.into()),
             }
         }
-        let place = place_of(upper, &renamed.path);
+        let (Some(parent), Some(name)) = (renamed.path.parent(), renamed.path.file_name()) else { return Ok(()) };
+        let parent = inside(upper, parent)?;
+        let place = entry(&parent, name);
         for prefix in OVERLAY {
             match replace_by_mark(&place, prefix) {
                 Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
@@ -157,10 +159,6 @@ fn replace_by_mark(path: &Path, prefix: &str) -> rustix::io::Result<()> {
     lgetxattr(path, &*redirect, &mut [0; 0])?;
     lsetxattr(path, format!("{prefix}{MARK}"), b"y", XattrFlags::empty())?;
     lremovexattr(path, &*redirect)
-}
-
-fn place_of(upper: &OwnedFd, path: &Path) -> PathBuf {
-    Path::new(&format!("/proc/self/fd/{}", upper.as_raw_fd())).join(path)
 }
 
 /// Reads an attribute of an overlay's.
