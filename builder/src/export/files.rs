@@ -135,7 +135,7 @@ impl<W: Write> Tar<'_, W> {
             xattrs: meta.xattrs.iter().map(|(name, value)| (&name[..], &value[..])).collect(),
         })?;
         if kind == b'0' {
-            self.sink.content(meta.size, &mut self.contents.read(&node.origin)?)?;
+            self.sink.content(meta.size, &mut self.contents.read_whole(&node.origin, meta.size, node.content)?)?;
         }
         Ok(())
     }
@@ -279,7 +279,8 @@ impl Directory<'_> {
             FileKind::Regular => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let mut file = File::from(openat(fd, name, flags, Mode::from_raw_mode(0o600))?);
-                let copied = io::copy(&mut self.contents.read(&node.origin)?, &mut file)?;
+                let copied =
+                    io::copy(&mut self.contents.read_whole(&node.origin, meta.size, node.content)?, &mut file)?;
                 if copied != meta.size {
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "its content is incomplete"));
                 }

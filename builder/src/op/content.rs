@@ -77,18 +77,27 @@ impl Contents {
         }
     }
 
+    /// Opens a file for reading to its end, given its size and the digest of its bytes where that is known. Who reads a
+    /// layer's file to the end has what the index says. Files from elsewhere are opened as by [`Contents::read`].
+    ///
+    /// # Errors
+    /// As [`Contents::read`]. Reading fails with [`DamagedLayer`] when the file is another.
+    pub fn read_whole(&self, origin: &Origin, size: u64, content: Option<Digest>) -> io::Result<Box<dyn Read + Send>> {
+        let input = self.read(origin)?;
+        let (Origin::Layer(diff_id, path), Some(content)) = (origin, content) else { return Ok(input) };
+        let (path, hasher) = (path.clone(), Hasher::new());
+        Ok(Box::new(Whole { input, missing: size, hasher, content, diff_id: *diff_id, path }))
+    }
+
     /// Reads a file of a layer to its end, to see whether it is still what the index says. Files from elsewhere pass.
     ///
     /// # Errors
     /// [`DamagedLayer`] when it is not, and when it cannot be read.
     pub fn verify(&self, node: &FileNode) -> io::Result<()> {
-        let (Origin::Layer(diff_id, path), Some(content)) = (&node.origin, &node.content) else { return Ok(()) };
-        let mut hasher = Hasher::new();
-        io::copy(&mut self.read(&node.origin)?, &mut hasher)?;
-        match hasher.finish() == *content {
-            true => Ok(()),
-            false => Err(io::Error::other(DamagedLayer::new(diff_id, path, None))),
+        if let Origin::Layer(..) = node.origin {
+            io::copy(&mut self.read_whole(&node.origin, node.meta.size, node.content)?, &mut io::sink())?;
         }
+        Ok(())
     }
 
     /// Turns a file's origin into what a layer is packed from. `digest` is that of its bytes, where it is known.
@@ -107,6 +116,32 @@ impl Contents {
             Origin::Spool(path) => Box::new(move || File::open(&**path)),
         };
         Ok(Content::Open { digest, open })
+    }
+}
+
+/// A file of a layer, as long as the index says, that fails at its end when it is another.
+struct Whole {
+    input: Box<dyn Read + Send>,
+    missing: u64,
+    hasher: Hasher,
+    content: Digest,
+    diff_id: Digest,
+    path: Arc<[u8]>,
+}
+
+impl Read for Whole {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.missing == 0 || buffer.is_empty() {
+            return Ok(0);
+        }
+        let count = self.input.by_ref().take(self.missing).read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        self.missing -= count as u64;
+        let is_over = count == 0 || self.missing == 0;
+        if is_over && (self.missing > 0 || std::mem::take(&mut self.hasher).finish() != self.content) {
+            return Err(io::Error::other(DamagedLayer::new(&self.diff_id, &self.path, None)));
+        }
+        Ok(count)
     }
 }
 

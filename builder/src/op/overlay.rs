@@ -58,6 +58,8 @@ pub struct Found {
     pub meta: FileMeta,
     /// Where its bytes are.
     pub origin: Origin,
+    /// The sha256 of its bytes, where known.
+    pub content: Option<Digest>,
 }
 
 /// Why a path could not be made.
@@ -131,13 +133,16 @@ impl<'a> Overlay<'a> {
             }
         }
         match (change.and_then(|change| change.entry.as_ref()), below) {
-            (Some(entry), _) => Some(Found { meta: entry.meta.clone(), origin: entry.origin.clone() }),
+            (Some(entry), _) => {
+                Some(Found { meta: entry.meta.clone(), origin: entry.origin.clone(), content: entry.content })
+            }
             (None, Some(node)) => Some(Found {
                 meta: layer_files::meta(node),
                 origin: layer_files::origin(self.chain, node, &files::join(path)),
+                content: node.meta.content,
             }),
             (None, None) if path.is_empty() => {
-                Some(Found { meta: FileMeta::directory(0o755, (0, 0)), origin: Origin::None })
+                Some(Found { meta: FileMeta::directory(0o755, (0, 0)), origin: Origin::None, content: None })
             }
             (None, None) => None,
         }

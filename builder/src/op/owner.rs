@@ -1,5 +1,6 @@
 //! `--chown`: names to numbers, by the files of the destination (spec: copy-add.md §7).
 
+use std::error::Error;
 use std::io::{self, Read};
 
 use kiln_frontend::graph::{Owner, Principal};
@@ -18,14 +19,15 @@ pub enum OwnerError {
     #[error("invalid user index: -1")]
     NoFileSystem,
     /// A file of users that is none.
-    #[error("cannot read {path} to look up {name:?}: {reason}")]
+    #[error("cannot read {path} to look up {name:?}")]
     Unreadable {
         /// The file.
         path: &'static str,
         /// Who was wanted.
         name: String,
         /// What is wrong with it.
-        reason: String,
+        #[source]
+        reason: Box<dyn Error + Send + Sync>,
     },
 }
 
@@ -63,21 +65,21 @@ pub fn look_up(
 }
 
 fn read(overlay: &Overlay, contents: &Contents, path: &'static str, name: &str) -> Result<Vec<u8>, OwnerError> {
-    let failed = |reason: String| OwnerError::Unreadable { path, name: name.to_owned(), reason };
-    let physical = overlay.resolve(path.as_bytes(), true).map_err(|error| failed(error.to_string()))?;
+    let failed = |reason: Box<dyn Error + Send + Sync>| OwnerError::Unreadable { path, name: name.to_owned(), reason };
+    let physical = overlay.resolve(path.as_bytes(), true).map_err(|error| failed(error.into()))?;
     let Some(found) = overlay.find(&physical) else { return Ok(Vec::new()) };
     if found.meta.kind != FileKind::Regular {
-        return Err(failed("it is not a regular file".to_owned()));
+        return Err(failed("it is not a regular file".into()));
     }
     if found.meta.size > MAX_FILE {
-        return Err(failed(format!("it is larger than {} MiB", MAX_FILE >> 20)));
+        return Err(failed(format!("it is larger than {} MiB", MAX_FILE >> 20).into()));
     }
-    let bytes = contents.read(&found.origin).and_then(|file| {
+    let bytes = contents.read_whole(&found.origin, found.meta.size, found.content).and_then(|file| {
         let mut bytes = Vec::new();
         file.take(MAX_FILE).read_to_end(&mut bytes)?;
         io::Result::Ok(bytes)
     });
-    bytes.map_err(|error| failed(error.to_string()))
+    bytes.map_err(|error| failed(error.into()))
 }
 
 /// Returns the fields of the first line of that name.

@@ -259,8 +259,8 @@ pub fn read_file(
     }
     let mut bytes = Vec::new();
     let failed = |error| unreadable(layers, path, &error);
-    contents.verify(node).map_err(failed)?;
-    contents.read(&node.origin).map_err(failed)?.take(limit).read_to_end(&mut bytes).map_err(failed)?;
+    let input = contents.read_whole(&node.origin, node.meta.size, node.content).map_err(failed)?;
+    input.take(limit).read_to_end(&mut bytes).map_err(failed)?;
     Ok(Some(bytes))
 }
 

@@ -292,6 +292,66 @@ fn a_build_file_and_an_archive_from_the_network_are_fetched_again() {
 }
 
 #[test]
+fn what_is_exported_is_what_was_made() {
+    if unable() {
+        return;
+    }
+    for (what, damage) in LAYER_DAMAGE {
+        let bed = bed();
+        bed.write("context/f", "content of the file");
+        dockerfile(&bed, "context", "FROM scratch\nCOPY f /f\n");
+        let outputs: [(&str, fn(&Bed) -> String); 2] = [
+            ("out", |bed| fs::read_to_string(bed.path("out/f")).expect("the file")),
+            ("type=tar,dest=out.tar", |bed| {
+                let mut archive = tar::Archive::new(fs::File::open(bed.path("out.tar")).expect("an archive"));
+                let mut entries = archive.entries().expect("entries");
+                std::io::read_to_string(entries.next().expect("an entry").expect("an entry")).expect("the file")
+            }),
+        ];
+        for (output, found) in outputs {
+            build(&bed, "context").args(["-o", output]).run().success();
+            damage(&bed.root());
+            let outcome = build(&bed, "context").args(["-o", output]).run().success();
+            assert_eq!(found(&bed), "content of the file", "{what}, {output}: {outcome}");
+        }
+        // What has gone out cannot be taken back; the next build can do without.
+        let stream = || build(&bed, "context").args(["-o", "type=tar,dest=-"]).run();
+        let whole = stream().success().stdout;
+        damage(&bed.root());
+        let outcome = stream();
+        assert!(outcome.status.code() == Some(3) || outcome.stdout == whole, "{what}: {outcome}");
+        assert_eq!(stream().success().stdout, whole, "{what}");
+        bed.assert_tidy();
+    }
+}
+
+#[test]
+fn owners_come_from_the_users_that_the_image_has() {
+    if unable() {
+        return;
+    }
+    let bed = bed();
+    bed.write("context/passwd", "alice:x:1234:1234::/:/bin/sh\n");
+    bed.write("context/f", "content");
+    for name in ["one", "two"] {
+        let text = format!("FROM scratch\nCOPY passwd /etc/passwd\nCOPY --chown=alice f /{name}\n");
+        dockerfile(&bed, "context", &text);
+        build(&bed, "context").args(["-o", "type=tar,dest=out.tar"]).run().success();
+        let mut archive = tar::Archive::new(fs::File::open(bed.path("out.tar")).expect("an archive"));
+        let mut entries = archive.entries().expect("entries").map(|entry| entry.expect("an entry"));
+        let found = entries.find(|entry| entry.path_bytes()[..] == *name.as_bytes()).expect("the file");
+        assert_eq!(found.header().uid().expect("an owner"), 1234);
+        let layers = files(&bed.root().join("layers"));
+        let users: Vec<_> = layers.into_iter().filter(|path| path.ends_with("passwd")).collect();
+        assert!(!users.is_empty() || name == "two");
+        for path in users {
+            fs::write(path, "alice:x:4321:4321::/:/bin/sh\n").expect("other users");
+        }
+    }
+    bed.assert_tidy();
+}
+
+#[test]
 fn what_a_stage_gives_is_what_it_made() {
     if unable() {
         return;
