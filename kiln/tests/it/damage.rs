@@ -291,6 +291,9 @@ fn a_build_file_and_an_archive_from_the_network_are_fetched_again() {
     });
 }
 
+/// An output, and how the file in it is read.
+type Exported = (&'static str, fn(&Bed) -> String);
+
 #[test]
 fn what_is_exported_is_what_was_made() {
     if unable() {
@@ -300,7 +303,7 @@ fn what_is_exported_is_what_was_made() {
         let bed = bed();
         bed.write("context/f", "content of the file");
         dockerfile(&bed, "context", "FROM scratch\nCOPY f /f\n");
-        let outputs: [(&str, fn(&Bed) -> String); 2] = [
+        let outputs: [Exported; 2] = [
             ("out", |bed| fs::read_to_string(bed.path("out/f")).expect("the file")),
             ("type=tar,dest=out.tar", |bed| {
                 let mut archive = tar::Archive::new(fs::File::open(bed.path("out.tar")).expect("an archive"));
