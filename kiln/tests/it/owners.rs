@@ -102,6 +102,7 @@ RUN install -d -o alice -m 755 /a \
  && su alice -s /bin/bash -c '(until test -e /tmp/seven; do sleep 0.01; done; touch /a/orphan) & exec touch /a/execd' \
  && perl -e '$> = 33; mkdir "/tmp/thirty-three"; $> = 0; mkdir "/tmp/zero"; $) = "7 7"; mkdir "/tmp/seven"' \
  && until test -e /a/orphan; do sleep 0.01; done \
+ && su alice -s /bin/bash -c 'test "$(id -G)" = "1500 4" && ulimit -x unlimited && test "$(id -u)" = 1500' \
  && ! su alice -c 'chown 0 /a/file' && ! su alice -c 'mknod /a/device c 1 3'
 USER alice
 WORKDIR /made/for/her

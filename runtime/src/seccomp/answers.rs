@@ -179,6 +179,11 @@ const IDENTITIES: [(&str, Call); 14] = [
 const UNANSWERED: &str =
     "setuid setgid setreuid setregid setresuid setresgid setgroups setfsuid setfsuid32 setfsgid setfsgid32";
 
+/// The calls that set limits. That of file locks, in which a process holds who it is, stays: the kernel has no use for it, and
+/// `pam_limits` sets all there are.
+const LIMITS: [(&str, Action); 2] =
+    [("setrlimit", Action::SucceedForLocks(0)), ("prlimit64", Action::SucceedForLocks(1))];
+
 /// What the names of calls about identities end in on an architecture.
 fn suffix(audit: u32) -> &'static str {
     const IS_64_BIT: u32 = 0x8000_0000;
@@ -197,6 +202,7 @@ pub fn filter(single: bool) -> Option<Vec<u64>> {
             DEVICES.iter().for_each(|(name, _)| set(name, Action::Ask));
             if single {
                 OWNERS.iter().for_each(|(name, _)| set(name, Action::Ask));
+                LIMITS.iter().for_each(|(name, action)| set(name, *action));
                 UNANSWERED.split_ascii_whitespace().for_each(|name| set(name, Action::Succeed));
                 IDENTITIES.iter().for_each(|(name, _)| set(&format!("{name}{}", suffix(audit)), Action::Ask));
                 if index == 0 && cfg!(target_pointer_width = "64") {
@@ -252,6 +258,18 @@ mod tests {
         for (flags, wanted) in [(0, ALLOW), (0x41, ASK), (0x41_0002, ASK)] {
             let data = Data { nr: 257, arch: 0xc000_003e, args: [0, 0, flags, 0, 0, 0] };
             assert_eq!(interpret(&filter(true).expect("a table"), &data), wanted, "{flags:x}");
+        }
+        // setrlimit and prlimit64, of file locks (10) and of files (7), to set and to look.
+        let set = filter(true).expect("a table");
+        for (nr, args, wanted) in [
+            (160, [10, 0x7fff_0000_0000, 0, 0, 0, 0], SUCCEED),
+            (160, [7, 0x7fff_0000_0000, 0, 0, 0, 0], ALLOW),
+            (302, [0, 10, 0x7fff_0000_0000, 0, 0, 0], SUCCEED),
+            (302, [0, 10, 0x1000, 0, 0, 0], SUCCEED),
+            (302, [0, 10, 0, 0x1000, 0, 0], ALLOW),
+            (302, [0, 7, 0x1000, 0, 0, 0], ALLOW),
+        ] {
+            assert_eq!(interpret(&set, &Data { nr, arch: 0xc000_003e, args }), wanted, "{nr} {args:x?}");
         }
         // stat, newfstatat and statx, of x86_64 alone.
         for number in [4, 262, 332] {

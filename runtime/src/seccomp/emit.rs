@@ -23,6 +23,9 @@ pub enum Action {
     AskAbout(u32),
     /// Nothing is done, and zero returned.
     Succeed,
+    /// As [`Succeed`](Self::Succeed) where the argument of this number names the limit of file locks and the one behind it a
+    /// new value; else through.
+    SucceedForLocks(u8),
     /// Through for the personalities that are harmless.
     Personality,
 }
@@ -63,6 +66,9 @@ const ENOSYS: u32 = 38;
 const NAMESPACES: u32 = 0x7e02_0000;
 /// The flags of `open` that make a file: O_CREAT, and what O_TMPFILE has beside O_DIRECTORY.
 const MAKES: u32 = 0x40 | 0x40_0000;
+
+/// RLIMIT_LOCKS.
+const LOCKS: u32 = 10;
 
 const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
@@ -156,6 +162,19 @@ fn leaf(action: Action) -> Vec<u64> {
             vec![plain(LOAD, FIRST), instruction(EQUAL, 1, 0, value), allow, plain(RETURN, ASK)]
         }
         Action::Succeed => vec![plain(RETURN, ERRNO)],
+        Action::SucceedForLocks(argument) => {
+            let limit = FIRST + 8 * u32::from(argument);
+            vec![
+                plain(LOAD, limit),
+                instruction(EQUAL, 0, 4, LOCKS),
+                plain(LOAD, limit + 8),
+                instruction(EQUAL, 0, 3, 0),
+                plain(LOAD, limit + 12),
+                instruction(EQUAL, 0, 1, 0),
+                allow,
+                plain(RETURN, ERRNO),
+            ]
+        }
         Action::NoSuchCall => vec![plain(RETURN, ERRNO | ENOSYS)],
         Action::Socket => {
             vec![plain(LOAD, FIRST), instruction(EQUAL, 2, 0, 38), instruction(EQUAL, 1, 0, 40), allow, deny]
@@ -198,7 +217,10 @@ pub fn interpret(program: &[u64], data: &Data) -> u32 {
                 accumulator = match k {
                     NUMBER => data.nr,
                     ARCH => data.arch,
-                    at => data.args[(at - FIRST) as usize / 8] as u32,
+                    at => {
+                        let argument = data.args[(at - FIRST) as usize / 8];
+                        (argument >> (8 * ((at - FIRST) % 8))) as u32
+                    }
                 }
             }
             AND => accumulator &= k,
