@@ -2,9 +2,14 @@
 
 use kiln_runtime::{Limit, Rlimit};
 
-/// Reads `name=soft[:hard]`; -1 is no limit. What cannot be read was refused before the build.
+/// Reads `name=soft[:hard]`; -1 is no limit, and the last of a name counts. What cannot be read was refused before the build.
 pub(super) fn rlimits(texts: &[String]) -> Vec<Rlimit> {
-    texts.iter().filter_map(|text| rlimit(text)).collect()
+    let mut limits: Vec<Rlimit> = Vec::new();
+    for limit in texts.iter().filter_map(|text| rlimit(text)) {
+        limits.retain(|earlier| earlier.limit != limit.limit);
+        limits.push(limit);
+    }
+    limits
 }
 
 fn rlimit(text: &str) -> Option<Rlimit> {
@@ -17,6 +22,13 @@ fn rlimit(text: &str) -> Option<Rlimit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_of_a_name_counts() {
+        let read = rlimits(&["nofile=64".to_owned(), "core=0".to_owned(), "nofile=99".to_owned()]);
+        let read: Vec<_> = read.iter().map(|limit| (limit.limit.name(), limit.soft)).collect();
+        assert_eq!(read, [("core", Some(0)), ("nofile", Some(99))]);
+    }
 
     #[test]
     fn both_limits_are_read() {
