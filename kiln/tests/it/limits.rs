@@ -58,17 +58,6 @@ fn run_among(mounts: &str, text: &str, flags: &[&str]) -> Outcome {
 }
 
 #[test]
-fn with_one_id_a_limit_of_file_locks_changes_nobody() {
-    if unable() {
-        return;
-    }
-    let flags = ["--isolation=userns-single", "--ulimit=locks=100"];
-    let text = "FROM busybox\n\
-        RUN echo bob:x:1000:1000::/:/bin/sh >> /etc/passwd && su bob -c 'test $(id -u) = 1000'\n";
-    run(text, &flags).success();
-}
-
-#[test]
 fn without_cgroups_limits_are_named_and_the_build_goes_on() {
     if unable() {
         return;

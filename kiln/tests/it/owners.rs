@@ -7,7 +7,7 @@ use std::process::Command;
 
 use kiln_testkit::{Bed, Image, Layer, Need, Ordinary, Source, bases, differences, host};
 
-use crate::fixture::{bed, build, dockerfile};
+use crate::fixture::{bed, build, dockerfile, unable};
 use crate::rungs::{RUNGS, Rung, lacks_users};
 
 fn debian() -> String {
@@ -134,5 +134,19 @@ fn an_id_beyond_the_ranges_is_named_with_what_helps() {
         let run = |who| build(&bed, "context").arg("--network=none").ordinary(&bed, who).run();
         run(Ordinary::WithRanges).failure().says(&[says, "--add-subuids", "`--isolation=userns-single` takes any id"]);
         run(Ordinary::WithoutRanges).success();
+    }
+}
+
+#[test]
+fn a_limit_of_file_locks_changes_nobody() {
+    if unable() || lacks_users() {
+        return;
+    }
+    for rung in RUNGS.iter().filter(|rung| rung.user.is_some()) {
+        let bed = bed();
+        dockerfile(&bed, "context", "FROM debian\nRUN useradd bob && test \"$(runuser -u bob -- id -un)\" = bob\n");
+        let kiln = build(&bed, "context").args(["--build-context", &debian(), "--ulimit=locks=100"]);
+        rung.prepare(&bed, kiln.args(rung.flags)).run().success();
+        bed.assert_tidy();
     }
 }

@@ -305,7 +305,7 @@ pub fn give_up_rights(
         // A warning that nobody hears harms nobody.
         let _ = wire::send(socket, &Message::Warning(text));
     };
-    privilege::set_limits(&plan.spec.rlimits, plan.spec.isolation, &warn);
+    privilege::set_limits(&plan.spec.rlimits, &warn);
     match terminal {
         Some(terminal) => terminal.take()?,
         None => devices::take_null_as_stdin(),

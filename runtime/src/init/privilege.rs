@@ -17,12 +17,10 @@ use crate::sys;
 /// With more, programs that close all descriptors one by one take minutes.
 const MOST_FILES: u64 = 1024 * 1024;
 
-/// Sets limits; what the host refuses is only said. With one id, that of file locks stays: the kernel has no use for it, and a
-/// process holds there who it is.
-pub fn set_limits(limits: &[Rlimit], isolation: Isolation, warn: &dyn Fn(String)) {
+/// Sets limits; what the host refuses is only said.
+pub fn set_limits(limits: &[Rlimit], warn: &dyn Fn(String)) {
     let unlimited = |value: Option<u64>| value.unwrap_or(libc::RLIM64_INFINITY);
-    let is_taken = |limit: &Rlimit| limit.limit == Limit::Locks && isolation == Isolation::SingleId;
-    for Rlimit { limit, soft, hard } in limits.iter().filter(|limit| !is_taken(limit)) {
+    for Rlimit { limit, soft, hard } in limits {
         let (number, soft, hard) = (resource(*limit), unlimited(*soft), unlimited(*hard));
         let Err(error) = sys::set_limit(number, soft, hard) else { continue };
         // Above what the host allows: then as much as that.
